@@ -1,0 +1,116 @@
+//! An operator's change to a coupon. It stands in the same line as the claims, so its effect has a place among them.
+
+use std::sync::Arc;
+
+use crate::command_id::CommandId;
+use crate::coupon::{Definition, Window};
+
+/// The kinds of command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandKind {
+    /// Puts a new coupon on offer.
+    Publish,
+    /// Moves the window of a coupon that has not opened yet.
+    Reschedule,
+    /// Defers all claims until resumed.
+    Pause,
+    /// Ends a pause.
+    Resume,
+    /// Adds to the quantity (and starts the next round), or takes from what is not granted yet.
+    Restock,
+    /// Ends the offer.
+    Close,
+    /// Lets ledger, state topic and view forget a closed coupon.
+    Retire,
+}
+
+impl CommandKind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Publish,
+        Self::Reschedule,
+        Self::Pause,
+        Self::Resume,
+        Self::Restock,
+        Self::Close,
+        Self::Retire,
+    ];
+
+    /// The name that records, tables and the API use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Reschedule => "reschedule",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Restock => "restock",
+            Self::Close => "close",
+            Self::Retire => "retire",
+        }
+    }
+
+    /// The number in the chain's binary layout and in command ids; never changed.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Publish => 1,
+            Self::Reschedule => 2,
+            Self::Pause => 3,
+            Self::Resume => 4,
+            Self::Restock => 5,
+            Self::Close => 6,
+            Self::Retire => 7,
+        }
+    }
+}
+
+/// What a command asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// See [`CommandKind::Publish`].
+    Publish(Arc<Definition>),
+    /// See [`CommandKind::Reschedule`].
+    Reschedule(Window),
+    /// See [`CommandKind::Pause`].
+    Pause,
+    /// See [`CommandKind::Resume`].
+    Resume,
+    /// See [`CommandKind::Restock`]: by how many, never zero, within ±[`crate::limits::QUANTITY_MAX`].
+    Restock(i32),
+    /// See [`CommandKind::Close`].
+    Close,
+    /// See [`CommandKind::Retire`].
+    Retire,
+}
+
+impl Change {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> CommandKind {
+        match self {
+            Self::Publish(_) => CommandKind::Publish,
+            Self::Reschedule(_) => CommandKind::Reschedule,
+            Self::Pause => CommandKind::Pause,
+            Self::Resume => CommandKind::Resume,
+            Self::Restock(_) => CommandKind::Restock,
+            Self::Close => CommandKind::Close,
+            Self::Retire => CommandKind::Retire,
+        }
+    }
+}
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Which command it is; the coupon is part of it.
+    pub command_id: CommandId,
+    /// What it asks for.
+    pub change: Change,
+    /// The version that the operator saw; another one refuses the command. Absent: whatever it is.
+    pub expected_version: Option<u32>,
+    /// Why, in the operator's words.
+    pub reason: Option<Arc<str>>,
+    /// Who: the admin token's `sub`.
+    pub actor: crate::user_id::UserId,
+}

@@ -1,0 +1,90 @@
+//! Why a partition stands still. A halt stops that partition alone, pages, and names what lifts it: no record is ever
+//! skipped to get going again.
+
+use std::fmt;
+
+/// The reasons, as the metric `coupon_partition_halted{reason}` and the logs name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HaltReason {
+    /// The outcomes seen do not continue the chain: something was lost, torn or decided differently.
+    ChainMismatch,
+    /// The log is not the log that the store knows: recreated, truncated, or another cluster's.
+    LogMismatch,
+    /// Claims were deleted by retention before they were decided.
+    UndecidedDeleted,
+    /// Outcomes are missing in the middle.
+    OffsetGap,
+    /// A record written by a newer release.
+    NewerVersion,
+    /// PostgreSQL's constraints refuse what the log says.
+    Constraint,
+    /// Too many undecodable records in a row: a bug upstream, not dirt.
+    DlqBrake,
+    /// A coupon's key is not configured here.
+    KeyMissing,
+}
+
+impl HaltReason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::ChainMismatch,
+        Self::LogMismatch,
+        Self::UndecidedDeleted,
+        Self::OffsetGap,
+        Self::NewerVersion,
+        Self::Constraint,
+        Self::DlqBrake,
+        Self::KeyMissing,
+    ];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ChainMismatch => "chain_mismatch",
+            Self::LogMismatch => "log_mismatch",
+            Self::UndecidedDeleted => "undecided_deleted",
+            Self::OffsetGap => "offset_gap",
+            Self::NewerVersion => "newer_version",
+            Self::Constraint => "constraint",
+            Self::DlqBrake => "dlq_brake",
+            Self::KeyMissing => "key_missing",
+        }
+    }
+
+    /// What lifts the halt: a command or a release, for the log line and the readiness reason.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::ChainMismatch => {
+                "compare releases and stores with `couponctl audit`; restart with the release that wrote the outcomes"
+            }
+            Self::LogMismatch => {
+                "point the service at the cluster and topic prefix it was started with, or restore the topic; \
+                 `couponctl topics check` shows both"
+            }
+            Self::UndecidedDeleted => {
+                "the claims are gone: name the loss with `couponctl audit`, then close and republish the coupons of this partition"
+            }
+            Self::OffsetGap => {
+                "restart stock-consumer: it publishes the missing outcomes again while their claims are retained"
+            }
+            Self::NewerVersion => "deploy the release that wrote the record, or a newer one",
+            Self::Constraint => {
+                "do not delete rows: `couponctl audit` names the rows that disagree with the log"
+            }
+            Self::DlqBrake => {
+                "mend or roll back the writer of the garbage, look with `couponctl dlq list`, then restart stock-consumer"
+            }
+            Self::KeyMissing => {
+                "configure the key that the message names under keys.secrets or keys.secret_files"
+            }
+        }
+    }
+}
+
+impl fmt::Display for HaltReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

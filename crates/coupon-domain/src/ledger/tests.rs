@@ -1,0 +1,233 @@
+//! Rules that short random lines do not reach, and checkpoints that must be refused.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::claim_id::{Round, Slot};
+use crate::command::Change;
+use crate::coupon::UncheckedDefinition;
+use crate::keys::Key;
+use crate::limits::{QUANTITY_MAX, ROUND_MAX};
+use crate::user_id::UserId;
+
+struct Line {
+    ledger: Ledger,
+    key: Key,
+    coupon_id: CouponId,
+    now: i64,
+    commands: u32,
+}
+
+impl Line {
+    fn of(quantity: u64, per_user_limit: u64) -> Self {
+        let partition = Partition::new(1).unwrap();
+        let mut line = Self {
+            ledger: Ledger::new(partition),
+            key: Key::from_secret(&[7; 32]).unwrap(),
+            coupon_id: CouponId::new(partition, Uuid::from_u128(1)),
+            now: 1_000,
+            commands: 0,
+        };
+        let raw = UncheckedDefinition {
+            name: "Tea".to_owned(),
+            quantity,
+            per_user_limit,
+            opens_at: 1_000,
+            closes_at: 9_000,
+            expiry: None,
+            rules: 1,
+            key_id: "k1".parse().unwrap(),
+        };
+        line.run(Change::Publish(Arc::new(raw.check().unwrap())));
+        line
+    }
+
+    fn next(&mut self, input: Input) -> Outcome {
+        let appended_at = Timestamp::from_ms(self.now).unwrap();
+        let src_offset = self.ledger.next_src();
+        self.ledger
+            .fold(LogRecord {
+                src_offset,
+                appended_at,
+                body: Body::Readable(input),
+            })
+            .unwrap()
+    }
+
+    fn run(&mut self, change: Change) -> CommandOutcome {
+        self.commands += 1;
+        let key = format!("command-{}", self.commands).parse().unwrap();
+        let command = Command {
+            command_id: self.key.command_id(self.coupon_id, change.kind(), &key),
+            change,
+            expected_version: None,
+            reason: None,
+            actor: "operator".parse().unwrap(),
+        };
+        match self.next(Input::Command(command)).subject {
+            Subject::Command(outcome) => *outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn claim(&mut self, user: &str, round: u8, slot: u64) -> ClaimOutcome {
+        let user_id: UserId = user.parse().unwrap();
+        let claim_id = self
+            .key
+            .claim_id(self.coupon_id, &user_id, Round::new(round).unwrap(), Slot(slot));
+        let claim = Claim {
+            claim_id,
+            user_id,
+            received_at: Timestamp::EPOCH,
+        };
+        match self.next(Input::Claim(claim)).subject {
+            Subject::Claim(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn there_are_thirty_one_restocks_and_no_more() {
+    let mut line = Line::of(1, 1);
+    for round in 1..=ROUND_MAX {
+        let outcome = line.run(Change::Restock(1));
+        assert_eq!(outcome.state.unwrap().round.number(), round);
+    }
+    assert_eq!(
+        line.run(Change::Restock(1)).refusal,
+        Some(Refusal::RoundsExhausted)
+    );
+    assert_eq!(line.run(Change::Restock(-1)).code, CommandCode::Applied);
+}
+
+#[test]
+fn the_largest_quantity_is_a_limit_for_restocks_too() {
+    let mut line = Line::of(u64::from(QUANTITY_MAX) - 1, 1);
+    assert_eq!(
+        line.run(Change::Restock(2)).refusal,
+        Some(Refusal::AboveQuantityMax)
+    );
+    assert_eq!(line.run(Change::Restock(1)).code, CommandCode::Applied);
+    let all = i32::try_from(QUANTITY_MAX).unwrap();
+    assert_eq!(
+        line.run(Change::Restock(-all)).refusal,
+        Some(Refusal::BelowIssued)
+    );
+}
+
+#[test]
+fn a_loser_stays_a_loser_under_the_same_claim_after_a_restock() {
+    let mut line = Line::of(1, 1);
+    line.claim("ann", 0, 0);
+    assert_eq!(line.claim("bob", 0, 0).code, ClaimCode::SoldOut);
+    line.run(Change::Restock(1));
+    assert_eq!(line.claim("bob", 0, 0).code, ClaimCode::SoldOut);
+    assert_eq!(line.claim("bob", 1, 0).code, ClaimCode::Granted);
+}
+
+#[test]
+fn the_same_key_wins_once_across_rounds_and_the_limit_holds() {
+    let mut line = Line::of(5, 2);
+    assert_eq!(line.claim("ann", 0, 7).user_nth, Some(1));
+    line.run(Change::Restock(1));
+    let again = line.claim("ann", 1, 7);
+    assert_eq!(again.code, ClaimCode::AlreadyIssued);
+    assert_eq!(again.granted_claim_id.unwrap().round, Round::FIRST);
+    assert_eq!(line.claim("ann", 1, 8).user_nth, Some(2));
+    assert_eq!(line.claim("ann", 1, 9).code, ClaimCode::AlreadyIssued);
+}
+
+#[test]
+fn a_retired_coupon_forgets_its_claims_and_remembers_its_commands() {
+    let mut line = Line::of(2, 1);
+    line.claim("ann", 0, 0);
+    assert_eq!(line.run(Change::Retire).refusal, Some(Refusal::NotClosed));
+    line.now = 9_000;
+    assert_eq!(line.run(Change::Retire).code, CommandCode::Applied);
+    assert_eq!(line.ledger.settled_count(line.coupon_id), 0);
+    let late = line.claim("ann", 0, 0);
+    assert_eq!((late.code, late.is_final), (ClaimCode::Closed, false));
+    assert_eq!(line.run(Change::Retire).code, CommandCode::NoChange);
+    line.commands = 0;
+    let again = line.run(Change::Publish(
+        line.ledger.coupon(line.coupon_id).unwrap().definition.clone(),
+    ));
+    assert_eq!((again.code, again.refusal), (CommandCode::Applied, None));
+    assert_eq!(
+        line.ledger.coupon(line.coupon_id).unwrap().status,
+        CouponStatus::Retired
+    );
+    line.commands = 100;
+    assert_eq!(line.run(Change::Restock(1)).refusal, Some(Refusal::Retired));
+}
+
+#[test]
+fn a_settled_claim_is_as_small_as_the_documentation_says() {
+    assert_eq!(size_of::<SettledClaim>(), 48);
+}
+
+#[test]
+fn torn_checkpoints_are_refused() {
+    let mut line = Line::of(2, 2);
+    line.claim("ann", 0, 1);
+    line.claim("ann", 0, 2);
+    line.claim("bob", 0, 3);
+    line.claim("ann", 0, 4);
+    let whole = line.ledger.checkpoint();
+    assert!(Ledger::restore(whole.clone(), DefaultHasher::default()).is_ok());
+    let torn = |change: fn(&mut CouponCheckpoint)| {
+        let mut checkpoint = whole.clone();
+        change(&mut checkpoint.coupons[0]);
+        Ledger::restore(checkpoint, DefaultHasher::default())
+            .unwrap_err()
+            .problem
+    };
+    type Tear = fn(&mut CouponCheckpoint);
+    let cases: [(Tear, &str); 10] = [
+        (|coupon| drop(coupon.claims.remove(1)), "rank leaves a gap"),
+        (
+            |coupon| {
+                coupon.claims[1] = FinalClaim {
+                    rank: 2,
+                    ..coupon.claims[0].clone()
+                }
+            },
+            "two final outcomes",
+        ),
+        (
+            |coupon| coupon.claims[0].issue_no = Some(2),
+            "issue number leaves a gap",
+        ),
+        (|coupon| coupon.claims[1].user_nth = Some(3), "user_nth"),
+        (|coupon| coupon.claims[0].user_id = None, "granted to nobody"),
+        (
+            |coupon| coupon.claims[0].code = ClaimCode::SoldOut,
+            "do not fit its code",
+        ),
+        (
+            |coupon| coupon.claims[3].granted_claim_id = Some(coupon.claims[2].claim_id),
+            "winner that is none",
+        ),
+        (
+            |coupon| coupon.claims[3].code = ClaimCode::Paused,
+            "do not fit its code",
+        ),
+        (|coupon| coupon.state.issued = 1, "issued says 1"),
+        (|coupon| coupon.commands.clear(), "last command has no answer"),
+    ];
+    for (number, (change, expected)) in cases.into_iter().enumerate() {
+        let problem = torn(change);
+        assert!(problem.contains(expected), "case {number}: {problem}");
+    }
+    let mut twice = whole.clone();
+    twice.coupons.push(twice.coupons[0].clone());
+    assert!(
+        Ledger::restore(twice, DefaultHasher::default())
+            .unwrap_err()
+            .problem
+            .contains("twice")
+    );
+}

@@ -1,0 +1,50 @@
+//! The rules of Firstcome, apart from every clock, socket and store.
+//!
+//! A *coupon* is what is on offer; a *claim* is one user's request for it; a *command* is an operator's change to it.
+//! Claims and commands of one coupon stand in one line, a Kafka partition. The [`ledger`] folds that line: every
+//! record gets one [`outcome`], and the same line always gives the same outcomes, bit for bit. What a service does when
+//! it starts, when it meets a copy, a gap or a break is decided here too ([`resume`], [`accept`], [`view_sync`]) and only
+//! carried out elsewhere.
+
+pub mod accept;
+pub mod chain;
+pub mod claim;
+pub mod claim_id;
+pub mod code;
+pub mod command;
+pub mod command_id;
+pub mod coupon;
+pub mod coupon_code;
+pub mod coupon_id;
+pub mod halt;
+pub mod idempotency_key;
+pub mod invariant;
+pub mod keys;
+pub mod ledger;
+pub mod limits;
+pub mod outcome;
+pub mod position;
+pub mod resume;
+pub mod stream_token;
+pub mod timestamp;
+pub mod user_id;
+pub mod view_sync;
+pub mod wire;
+
+pub use accept::OutcomeWatermark;
+pub use chain::Chain;
+pub use claim::Claim;
+pub use claim_id::{ClaimId, Round, Slot};
+pub use code::{ClaimCode, CommandCode};
+pub use command::{Command, CommandKind};
+pub use command_id::CommandId;
+pub use coupon::{CouponState, CouponStatus, Definition, Expiry, Window};
+pub use coupon_id::CouponId;
+pub use halt::HaltReason;
+pub use idempotency_key::IdempotencyKey;
+pub use keys::{Key, KeyId, KeyRing};
+pub use ledger::Ledger;
+pub use outcome::Outcome;
+pub use position::{Offset, Partition};
+pub use timestamp::Timestamp;
+pub use user_id::UserId;
