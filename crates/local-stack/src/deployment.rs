@@ -1,0 +1,178 @@
+//! Our services on a set of servers: what all of them share, and all four at once.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::account::Account;
+use crate::cargo_build::{BuildProfile, binary};
+use crate::command;
+use crate::credentials::Credentials;
+use crate::environment;
+use crate::error::Error;
+use crate::launch::Lifetime;
+use crate::namespace::Namespace;
+use crate::ports::PortWish;
+use crate::servers::Servers;
+use crate::services::{Role, Service, ServiceSpec};
+use crate::state::Journal;
+use crate::supervisor::Supervised;
+
+/// What the services of one namespace have in common.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// Kafka's bootstrap servers.
+    pub kafka_bootstrap: String,
+    /// URL of Redis.
+    pub redis_url: String,
+    /// Prefixes, database, number of partitions.
+    pub namespace: Namespace,
+    /// Secrets of tokens and claim ids.
+    pub credentials: Credentials,
+    /// Which of cargo's binaries are run.
+    pub profile: BuildProfile,
+    /// The address on which the services listen.
+    pub bind: IpAddr,
+    /// Where the services' logs go.
+    pub log_directory: PathBuf,
+    /// `Some`: the services outlive this process, and `down` finds them there.
+    journal: Option<Arc<Journal>>,
+}
+
+impl Deployment {
+    /// A deployment for a test: fresh secrets, loopback, binaries built like the caller, logs in a folder of the namespace.
+    pub fn new(servers: &Servers, namespace: Namespace) -> Self {
+        Self {
+            kafka_bootstrap: servers.kafka_bootstrap().to_owned(),
+            redis_url: servers.redis_url().to_owned(),
+            log_directory: servers.log_directory().join(&namespace.name),
+            namespace,
+            credentials: Credentials::random(),
+            profile: BuildProfile::of_caller(),
+            bind: Ipv4Addr::LOCALHOST.into(),
+            journal: None,
+        }
+    }
+
+    /// Lets the services outlive this process.
+    pub(crate) fn detach(&mut self, journal: &Arc<Journal>) {
+        self.journal = Some(Arc::clone(journal));
+    }
+
+    pub(crate) fn lifetime(&self) -> Lifetime {
+        match &self.journal {
+            Some(journal) => Lifetime::Detached(Some(Arc::clone(journal))),
+            None => Lifetime::WithParent,
+        }
+    }
+
+    /// Creates schema and topics: `couponctl migrate`, then `couponctl topics apply`. What they complain about is in the error.
+    pub fn prepare(&self) -> Result<(), Error> {
+        self.couponctl(&["migrate"])?;
+        self.couponctl(&["topics", "apply"])?;
+        Ok(())
+    }
+
+    /// Runs `couponctl` on this namespace and returns what it printed on stdout.
+    pub fn couponctl(&self, arguments: &[&str]) -> Result<String, Error> {
+        let mut couponctl = Account::Own.command(&binary(self.profile, "couponctl")?);
+        environment::remove_prefixed(&mut couponctl, &["FIRSTCOME__", "PG"]);
+        couponctl
+            .env("PROFILE", "dev")
+            .env("DATABASE_URL", &self.namespace.database_url)
+            .env("KAFKA_BOOTSTRAP", &self.kafka_bootstrap)
+            .env("TOPIC_PREFIX", &self.namespace.topic_prefix)
+            .env("TOPIC_PARTITIONS", self.namespace.partitions.to_string())
+            .args(arguments);
+        command::capture(
+            &mut couponctl,
+            &format!("couponctl {}", arguments.join(" ")),
+            4 * command::SHORT,
+        )
+    }
+
+    /// Starts one service; does not wait until it is ready.
+    pub fn start(&self, spec: &ServiceSpec) -> Result<Service, Error> {
+        Service::start(self, spec)
+    }
+
+    /// Starts all four services on free ports; does not wait until they are ready.
+    pub fn start_all(&self) -> Result<Services, Error> {
+        self.start_all_on(|_, _| PortWish::Any)
+    }
+
+    /// Starts all four services; `port` is asked for the port of each listener (`http`, `admin`, `ops`).
+    pub fn start_all_on(&self, port: impl Fn(Role, &'static str) -> PortWish) -> Result<Services, Error> {
+        let start = |role: Role, notifier_url: Option<String>| {
+            let spec = ServiceSpec {
+                http_port: port(role, "http"),
+                admin_port: port(role, "admin"),
+                ops_port: port(role, "ops"),
+                notifier_url,
+                ..ServiceSpec::new(role)
+            };
+            self.start(&spec)
+        };
+        let stock_consumer = start(Role::StockConsumer, None)?;
+        let db_writer = start(Role::DbWriter, None)?;
+        let notifier = start(Role::Notifier, None)?;
+        let api_gateway = start(Role::ApiGateway, notifier.api_url())?;
+        Ok(Services {
+            stock_consumer,
+            db_writer,
+            notifier,
+            api_gateway,
+        })
+    }
+}
+
+/// One of each service.
+#[derive(Debug)]
+pub struct Services {
+    /// Decides claims.
+    pub stock_consumer: Service,
+    /// Writes outcomes to PostgreSQL.
+    pub db_writer: Service,
+    /// Tells users their outcomes.
+    pub notifier: Service,
+    /// Takes claims.
+    pub api_gateway: Service,
+}
+
+impl Services {
+    /// All four.
+    pub fn all(&self) -> [&Service; 4] {
+        [
+            &self.stock_consumer,
+            &self.db_writer,
+            &self.notifier,
+            &self.api_gateway,
+        ]
+    }
+
+    /// Waits until each is ready, each with this deadline.
+    pub fn wait_ready(&self, deadline: Duration) -> Result<(), Error> {
+        self.all()
+            .into_iter()
+            .try_for_each(|service| service.wait_ready(deadline))
+    }
+
+    /// Asks all of them to end, side by side, and returns how each did.
+    pub fn terminate(&self) -> Result<Vec<(Role, ExitStatus)>, Error> {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .all()
+                .map(|service| scope.spawn(|| Ok((service.role(), service.terminate()?))))
+                .into_iter()
+                .collect();
+            let ended = threads.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            ended.collect()
+        })
+    }
+}

@@ -1,0 +1,89 @@
+//! Redis: Debian's `redis-server`. It is a view in this system, so it keeps nothing on disk unless told to.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::account::Account;
+use crate::address;
+use crate::environment;
+use crate::error::Error;
+use crate::install;
+use crate::launch::Launch;
+use crate::ports::PortLease;
+use crate::server::{Hosting, Server, connect, exchange, write_file};
+use crate::stop_request::StopRequest;
+
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Starts a Redis and waits until it answers PING.
+pub(crate) fn start(hosting: &Hosting) -> Result<Server, Error> {
+    let program =
+        environment::find_program("redis-server").ok_or_else(|| install::missing("redis-server"))?;
+    let lease = PortLease::take(hosting.bind, hosting.port)?;
+    let address = address::endpoint(hosting.bind, lease.port());
+    let folder = hosting.folder("redis")?;
+    let configuration = folder.join("redis.conf");
+    write_file(
+        &configuration,
+        &settings(hosting, lease.port(), &folder.display().to_string()),
+    )?;
+
+    let password = hosting.url_password().map(str::to_owned);
+    let endpoint = match &password {
+        Some(password) => format!("redis://:{password}@{address}"),
+        None => format!("redis://{address}"),
+    };
+    let launch = Launch {
+        name: "redis".to_owned(),
+        program,
+        arguments: vec![configuration.into_os_string()],
+        environment: Vec::new(),
+        account: Account::Own,
+        lifetime: hosting.lifetime.clone(),
+        log: hosting.log.clone(),
+        stop_request: StopRequest::Terminate,
+    };
+    let ready = Box::new(move || ping(address, password.as_deref()));
+    Server::start(endpoint, vec![lease], launch, STOP_DEADLINE, ready)
+}
+
+/// A later line wins over an earlier one, so ours come first.
+fn settings(hosting: &Hosting, port: u16, folder: &str) -> String {
+    let mut text = format!(
+        "port {port}\n\
+         bind {}\n\
+         dir \"{folder}\"\n\
+         daemonize no\n\
+         save \"\"\n\
+         appendonly no\n\
+         maxmemory-policy noeviction\n",
+        hosting.bind
+    );
+    // Redis refuses other machines as long as it has no password.
+    if let Some(password) = hosting.url_password() {
+        let _ = writeln!(text, "requirepass {password}");
+    }
+    for (name, value) in &hosting.extra {
+        let _ = writeln!(text, "{name} {value}");
+    }
+    text
+}
+
+/// While it loads its data, Redis accepts connections and answers `-LOADING`.
+pub(crate) fn ping(address: SocketAddr, password: Option<&str>) -> Result<(), String> {
+    let mut connection = connect(address)?;
+    if let Some(password) = password {
+        let answer: [u8; 5] = exchange(&mut connection, format!("AUTH {password}\r\n").as_bytes())?;
+        expect(answer, b"+OK\r\n")?;
+    }
+    expect(exchange(&mut connection, b"PING\r\n")?, b"+PONG")
+}
+
+fn expect<const N: usize>(answer: [u8; N], wanted: &[u8; N]) -> Result<(), String> {
+    if &answer == wanted {
+        Ok(())
+    } else {
+        Err(format!("{:?}", String::from_utf8_lossy(&answer)))
+    }
+}
