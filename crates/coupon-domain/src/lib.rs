@@ -7,6 +7,7 @@
 //! carried out elsewhere.
 
 pub mod accept;
+pub mod answer;
 pub mod chain;
 pub mod claim;
 pub mod claim_id;
@@ -32,6 +33,7 @@ pub mod view_sync;
 pub mod wire;
 
 pub use accept::OutcomeWatermark;
+pub use answer::ClaimAnswer;
 pub use chain::Chain;
 pub use claim::Claim;
 pub use claim_id::{ClaimId, Round, Slot};

@@ -7,8 +7,11 @@
 use crate::accept::{LogBounds, OutcomeWatermark};
 use crate::chain::Chain;
 use crate::halt::HaltReason;
+use crate::ledger::{Body, LogRecord};
+use crate::outcome::{Outcome, Subject};
 use crate::position::{Offset, Partition};
 use crate::timestamp::Timestamp;
+use crate::wire::Input;
 
 /// The store's memory of the last record that it reflects, by which a recreated or truncated log is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,44 @@ pub struct RecordIdentity {
     pub id: Option<String>,
     /// When the broker appended it.
     pub appended_at: Timestamp,
+}
+
+impl RecordIdentity {
+    /// The identity of the record that an outcome answers: what db-writer stores.
+    #[must_use]
+    pub fn of_outcome(outcome: &Outcome) -> Self {
+        let id = match &outcome.subject {
+            Subject::Claim(claim) => Some(claim.claim_id.to_string()),
+            Subject::Command(command) => Some(command.command_id.to_string()),
+            Subject::Invalid(invalid) => invalid.claim_id.map(|claim_id| claim_id.to_string()),
+        };
+        Self {
+            id,
+            appended_at: outcome.appended_at,
+        }
+    }
+
+    /// The identity of a record of this partition, as its outcome will have it.
+    #[must_use]
+    pub fn of_record(partition: Partition, record: &LogRecord) -> Self {
+        let id = match &record.body {
+            Body::Readable(Input::Claim(claim)) => Some(claim.claim_id.to_string()),
+            Body::Readable(Input::Command(command)) => {
+                // A command for another partition is answered as a record that names no claim.
+                let ours = command.command_id.coupon_id.partition() == partition;
+                if ours {
+                    Some(command.command_id.to_string())
+                } else {
+                    None
+                }
+            }
+            Body::Undecodable(claim_id) => claim_id.map(|claim_id| claim_id.to_string()),
+        };
+        Self {
+            id,
+            appended_at: record.appended_at,
+        }
+    }
 }
 
 /// What PostgreSQL says about the partition.

@@ -3,6 +3,7 @@
 
 use coupon_domain::accept::{Accepted, OutcomeWatermark};
 use coupon_domain::ledger::LogRecord;
+use coupon_domain::resume::RecordIdentity;
 use coupon_domain::wire::{decode_outcome, encode_outcome};
 use coupon_domain::{Chain, Ledger, Outcome};
 use foldhash::fast::FixedState;
@@ -85,6 +86,17 @@ proptest! {
     fn every_outcome_survives_its_record(line in line::any_line(60)) {
         for outcome in fold_all(&line) {
             prop_assert_eq!(decode_outcome(&encode_outcome(&outcome)).unwrap(), outcome);
+        }
+    }
+
+    /// What db-writer remembers of a record is what stock-consumer finds there after a restart.
+    #[test]
+    fn a_record_is_recognised_by_its_outcome(line in line::any_line(60)) {
+        for (record, outcome) in line.iter().zip(fold_all(&line)) {
+            prop_assert_eq!(
+                RecordIdentity::of_record(line::partition(), record),
+                RecordIdentity::of_outcome(&outcome)
+            );
         }
     }
 

@@ -1,0 +1,12 @@
+//! What api-gateway and notifier share of HTTP: listeners with named limits, bearer tokens, problem details, and how times,
+//! preferences and idempotency keys are spelled.
+
+pub mod auth;
+pub mod headers;
+pub mod listener;
+pub mod problem;
+pub mod time;
+
+pub use auth::{AdminVerifier, AuthSection, Caller, Operator, Scope, UserVerifier};
+pub use listener::HttpSection;
+pub use problem::{Code, Problem};

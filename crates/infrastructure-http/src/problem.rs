@@ -1,0 +1,291 @@
+//! Errors as RFC 9457 problem details. `code` is stable and snake_case; where the log has a word for it, it is the log's.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, LOCATION, RETRY_AFTER};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The codes that problems carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// A field, a header or the path is wrong; `field` names it.
+    InvalidRequest,
+    /// No token, or one that does not count.
+    Unauthorized,
+    /// The token does not allow this.
+    Forbidden,
+    /// No such coupon.
+    UnknownCoupon,
+    /// No such thing, or not yours.
+    NotFound,
+    /// Too early.
+    NotOpen,
+    /// Held back by an operator.
+    Paused,
+    /// Nothing left.
+    SoldOut,
+    /// Too late.
+    Closed,
+    /// The same Idempotency-Key came with another body before.
+    IdempotencyKeyReused,
+    /// More requests than one user may send.
+    RateLimited,
+    /// More than this process takes at once.
+    Overloaded,
+    /// The log did not acknowledge: the claim may stand in it or not. Its Location tells.
+    InDoubt,
+    /// The log did not take the claim: nothing happened.
+    NotAccepted,
+    /// The log is not the one that this gateway knows.
+    LogMismatch,
+    /// A key or a store that this request needs is not there now.
+    Unavailable,
+    /// This process is about to end.
+    ShuttingDown,
+    /// Our fault.
+    Internal,
+}
+
+impl Code {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::UnknownCoupon => "unknown_coupon",
+            Self::NotFound => "not_found",
+            Self::NotOpen => "not_open",
+            Self::Paused => "paused",
+            Self::SoldOut => "sold_out",
+            Self::Closed => "closed",
+            Self::IdempotencyKeyReused => "idempotency_key_reused",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::InDoubt => "in_doubt",
+            Self::NotAccepted => "not_accepted",
+            Self::LogMismatch => "log_mismatch",
+            Self::Unavailable => "unavailable",
+            Self::ShuttingDown => "shutting_down",
+            Self::Internal => "internal",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::UnknownCoupon | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotOpen | Self::Paused | Self::SoldOut => StatusCode::CONFLICT,
+            Self::Closed => StatusCode::GONE,
+            Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded
+            | Self::InDoubt
+            | Self::NotAccepted
+            | Self::LogMismatch
+            | Self::Unavailable
+            | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "The request is wrong",
+            Self::Unauthorized => "A valid token is needed",
+            Self::Forbidden => "The token does not allow this",
+            Self::UnknownCoupon => "No such coupon",
+            Self::NotFound => "Not found",
+            Self::NotOpen => "Not open yet",
+            Self::Paused => "Paused",
+            Self::SoldOut => "Sold out",
+            Self::Closed => "Closed",
+            Self::IdempotencyKeyReused => "The Idempotency-Key was used with another body",
+            Self::RateLimited => "Too many requests",
+            Self::Overloaded => "Too busy",
+            Self::InDoubt => "Not acknowledged",
+            Self::NotAccepted => "Not accepted",
+            Self::LogMismatch => "The log has changed",
+            Self::Unavailable => "Not available now",
+            Self::ShuttingDown => "Shutting down",
+            Self::Internal => "Our fault",
+        }
+    }
+
+    /// Seconds after which trying again makes sense, for answers that pass.
+    fn retry_after_s(self) -> Option<u32> {
+        match self {
+            Self::RateLimited | Self::Overloaded | Self::InDoubt | Self::NotAccepted | Self::ShuttingDown => {
+                Some(1)
+            }
+            Self::LogMismatch | Self::Unavailable => Some(5),
+            _ => None,
+        }
+    }
+}
+
+/// A problem, as handlers return it.
+#[derive(Clone, Debug)]
+pub struct Problem(Box<ProblemDetails>);
+
+/// The body of an error.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ProblemDetails {
+    /// `urn:firstcome:problem:` and the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The code in words.
+    title: &'static str,
+    /// The status, again.
+    status: u16,
+    /// Stable, for programs.
+    code: Code,
+    /// What exactly, and what would be right.
+    detail: String,
+    /// The field, header or path segment that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// The caller's own claim, where there is one: whatever happened is found there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claim_id: Option<String>,
+    /// The last decided place of the line that a refusal rests on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decided_offset: Option<i64>,
+    /// True where an answer may have been given that could not be seen: look at the Location.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advisory: Option<bool>,
+    #[serde(skip)]
+    location: Option<String>,
+}
+
+impl Problem {
+    /// A problem with this code.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(ProblemDetails {
+            kind: format!("urn:firstcome:problem:{}", code.as_str()),
+            title: code.title(),
+            status: code.status().as_u16(),
+            code,
+            detail: detail.into().into_owned(),
+            field: None,
+            claim_id: None,
+            decided_offset: None,
+            advisory: None,
+            location: None,
+        }))
+    }
+
+    /// A wrong field, with what would be right.
+    #[must_use]
+    pub fn invalid(field: &str, detail: impl fmt::Display) -> Self {
+        let mut problem = Self::new(Code::InvalidRequest, format!("{field}: {detail}"));
+        problem.0.field = Some(field.to_owned());
+        problem
+    }
+
+    /// Names the caller's claim and where its answer is found.
+    #[must_use]
+    pub fn claim(mut self, claim_id: &coupon_domain::ClaimId) -> Self {
+        let claim_id = claim_id.to_string();
+        self.0.location = Some(format!("/v1/claims/{claim_id}"));
+        self.0.claim_id = Some(claim_id);
+        self
+    }
+
+    /// Names the decided offset that a refusal rests on, and whether it is only advice.
+    #[must_use]
+    pub fn rests_on(mut self, decided_offset: Option<coupon_domain::Offset>, advisory: bool) -> Self {
+        self.0.decided_offset = decided_offset.map(coupon_domain::Offset::number);
+        self.0.advisory = Some(advisory);
+        self
+    }
+
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The response.
+    #[must_use]
+    pub fn response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.0.code.status());
+        response.insert_header((CACHE_CONTROL, "no-store"));
+        if let Some(seconds) = self.0.code.retry_after_s() {
+            response.insert_header((RETRY_AFTER, seconds.to_string()));
+        }
+        if let Some(location) = &self.0.location {
+            response.insert_header((LOCATION, location.as_str()));
+        }
+        if self.0.code == Code::Unauthorized {
+            response.insert_header(("WWW-Authenticate", "Bearer"));
+        }
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        response.content_type("application/problem+json").body(body)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code.as_str(), self.0.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl actix_web::ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.0.code.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_spelled_alike_everywhere() {
+        for code in [
+            Code::InvalidRequest,
+            Code::SoldOut,
+            Code::InDoubt,
+            Code::IdempotencyKeyReused,
+        ] {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_claim_and_what_it_rests_on() {
+        let claim_id = format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32))
+            .parse()
+            .unwrap();
+        let problem = Problem::new(Code::SoldOut, "nothing is left")
+            .claim(&claim_id)
+            .rests_on(Some(coupon_domain::Offset::new(7).unwrap()), true);
+        let response = problem.response();
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        assert_eq!(
+            response.headers().get(LOCATION).unwrap(),
+            &format!("/v1/claims/{claim_id}")
+        );
+        let body = serde_json::to_value(&problem.0).unwrap();
+        assert_eq!(body["code"], "sold_out");
+        assert_eq!(body["decided_offset"], 7);
+        assert_eq!(body["advisory"], true);
+        assert!(body.get("location").is_none());
+    }
+}

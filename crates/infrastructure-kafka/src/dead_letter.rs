@@ -1,0 +1,155 @@
+//! The dead-letter queue: bytes that could not be read, kept for a person to look at, with where they came from and why they stand
+//! there. A copy is acknowledged before the record's outcome is published.
+
+use std::time::Duration;
+
+use crate::producer::{AppendError, NewRecord, Producer};
+
+/// Most bytes of a record that are kept. A longer one is cut, and `original_bytes` says how long it was.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Longest text of why a record could not be read, in bytes.
+pub const PROBLEM_BYTES_MAX: usize = 500;
+
+/// The headers of a dead letter.
+pub mod headers {
+    /// The topic it stood in.
+    pub const ORIGIN_TOPIC: &str = "origin_topic";
+    /// The partition it stood in.
+    pub const ORIGIN_PARTITION: &str = "origin_partition";
+    /// Its offset there.
+    pub const ORIGIN_OFFSET: &str = "origin_offset";
+    /// When the broker appended it there, in ms since the epoch.
+    pub const ORIGIN_TIME_MS: &str = "origin_time_ms";
+    /// The claim it would have been, where that much could be read.
+    pub const CLAIM_ID: &str = "claim_id";
+    /// The closed reason, as in its outcome.
+    pub const REASON: &str = "reason";
+    /// What exactly was wrong, for people.
+    pub const PROBLEM: &str = "problem";
+    /// Who could not read it.
+    pub const SERVICE: &str = "service";
+    /// Which release that was.
+    pub const RELEASE: &str = "release";
+    /// How many bytes it had.
+    pub const ORIGINAL_BYTES: &str = "original_bytes";
+}
+
+/// An undecodable record on its way to the queue.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its partition, here as there.
+    pub origin_partition: i32,
+    /// Its offset in the topic it stood in.
+    pub origin_offset: i64,
+    /// When the broker appended it, in ms since the epoch.
+    pub origin_time_ms: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its bytes.
+    pub payload: Option<Vec<u8>>,
+    /// The claim it would have been, where that much could be read.
+    pub claim_id: Option<String>,
+    /// The closed reason, as in its outcome.
+    pub reason: &'static str,
+    /// What exactly is wrong.
+    pub problem: String,
+}
+
+/// Writes dead letters.
+#[derive(Clone)]
+pub struct DeadLetterWriter {
+    producer: Producer,
+    topic: String,
+    origin_topic: String,
+    service: &'static str,
+    release: &'static str,
+}
+
+impl DeadLetterWriter {
+    /// A writer to `topic` of records that stood in `origin_topic`. `producer` must be one that insists for ever.
+    #[must_use]
+    pub fn new(
+        producer: Producer,
+        topic: String,
+        origin_topic: String,
+        service: &'static str,
+        release: &'static str,
+    ) -> Self {
+        Self {
+            producer,
+            topic,
+            origin_topic,
+            service,
+            release,
+        }
+    }
+
+    /// Writes the letters and waits until all are acknowledged, calling `on_wait` about every second.
+    ///
+    /// # Errors
+    /// [`AppendError`]: the process must not go on, and its restart writes them again.
+    pub fn write(&self, letters: &[DeadLetter], on_wait: &mut dyn FnMut()) -> Result<(), AppendError> {
+        let mut batch = self.producer.batch();
+        for letter in letters {
+            let payload = letter
+                .payload
+                .as_deref()
+                .map(|payload| payload.get(..PAYLOAD_BYTES_MAX).unwrap_or(payload));
+            let problem = cut(&letter.problem);
+            let (partition, offset, time, length) = (
+                letter.origin_partition.to_string(),
+                letter.origin_offset.to_string(),
+                letter.origin_time_ms.to_string(),
+                letter.payload.as_ref().map_or(0, Vec::len).to_string(),
+            );
+            let mut headers: Vec<(&str, &[u8])> = vec![
+                (headers::ORIGIN_TOPIC, self.origin_topic.as_bytes()),
+                (headers::ORIGIN_PARTITION, partition.as_bytes()),
+                (headers::ORIGIN_OFFSET, offset.as_bytes()),
+                (headers::ORIGIN_TIME_MS, time.as_bytes()),
+                (headers::REASON, letter.reason.as_bytes()),
+                (headers::PROBLEM, problem.as_bytes()),
+                (headers::SERVICE, self.service.as_bytes()),
+                (headers::RELEASE, self.release.as_bytes()),
+                (headers::ORIGINAL_BYTES, length.as_bytes()),
+            ];
+            if let Some(claim_id) = &letter.claim_id {
+                headers.push((headers::CLAIM_ID, claim_id.as_bytes()));
+            }
+            let record = NewRecord {
+                topic: &self.topic,
+                partition: letter.origin_partition,
+                key: letter.key.as_deref().unwrap_or_default(),
+                payload,
+                headers: &headers,
+            };
+            batch.produce(record, on_wait)?;
+        }
+        while batch.wait(Duration::from_secs(1))?.is_err() {
+            on_wait();
+        }
+        Ok(())
+    }
+}
+
+fn cut(problem: &str) -> &str {
+    let mut end = problem.len().min(PROBLEM_BYTES_MAX);
+    while !problem.is_char_boundary(end) {
+        end -= 1;
+    }
+    problem.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_problem_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        let long = "é".repeat(PROBLEM_BYTES_MAX);
+        assert_eq!(cut(&long).len(), PROBLEM_BYTES_MAX);
+        let odd = format!("x{long}");
+        assert_eq!(cut(&odd).len(), PROBLEM_BYTES_MAX - 1);
+    }
+}

@@ -1,0 +1,260 @@
+//! Reading partitions from explicit offsets, on the caller's own thread. No group decides what is read, and nothing is committed:
+//! whoever reads keeps its place with its data.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::client::{Connection, KafkaError, Observer};
+
+/// The first offset of a partition that is still there, and the offset of the next record to be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogBounds {
+    /// Equal to `end` in an empty partition.
+    pub start: i64,
+    /// One behind the last record.
+    pub end: i64,
+}
+
+/// A record, as it lies in the fetched batch.
+pub struct RecordView<'a>(&'a BorrowedMessage<'a>);
+
+impl<'a> RecordView<'a> {
+    /// Its partition.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.0.partition()
+    }
+
+    /// Its offset.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    /// When the broker appended it, in ms since the epoch; absent where the topic keeps the producer's time instead.
+    #[must_use]
+    pub fn append_time_ms(&self) -> Option<i64> {
+        match self.0.timestamp() {
+            rdkafka::Timestamp::LogAppendTime(ms) => Some(ms),
+            rdkafka::Timestamp::CreateTime(_) | rdkafka::Timestamp::NotAvailable => None,
+        }
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.0.key()
+    }
+
+    /// Its value; none is a tombstone.
+    #[must_use]
+    pub fn payload(&self) -> Option<&'a [u8]> {
+        self.0.payload()
+    }
+
+    /// The first header with this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.0.headers()?.iter().find(|header| header.key == name)?.value
+    }
+}
+
+/// Why reading cannot go on as it was.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// The next offset is not in the log any more, or not yet: retention took it, or the log was truncated or recreated.
+    /// Compare [`Reader::bounds`] with what is known.
+    #[error("partition {partition} no longer holds the next offset")]
+    OutOfRange {
+        /// Which partition.
+        partition: i32,
+    },
+    /// See [`KafkaError`].
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
+
+/// Reads some partitions of one topic.
+pub struct Reader {
+    consumer: BaseConsumer<Observer>,
+    topic: String,
+    request_timeout: Duration,
+    /// Partitions whose end was reached at least once since they were assigned.
+    ends_seen: RefCell<BTreeSet<i32>>,
+}
+
+impl Reader {
+    /// A reader of `topic` that has no partition yet: it answers for bounds, and reads once assigned.
+    ///
+    /// # Errors
+    /// [`KafkaError::Fatal`]: librdkafka refuses the settings.
+    pub fn new(connection: &Connection, topic: &str, purpose: &'static str) -> Result<Self, KafkaError> {
+        let section = connection.section();
+        let mut config = connection.base();
+        config
+            // Required even for manual assignment. The group is never joined and nothing is committed.
+            .set("group.id", section.group("reader"))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // The default `largest` would skip what retention or a truncation took, without a word.
+            .set("auto.offset.reset", "error")
+            // Nothing here is written in transactions; bounds and reads must speak of the same records.
+            .set("isolation.level", "read_uncommitted")
+            .set("check.crcs", "true")
+            // Says when a partition's end is reached, which offsets alone do not tell in a compacted topic.
+            .set("enable.partition.eof", "true")
+            // 1000 by default: with a full backlog the fetcher would pause 80 % of the time.
+            .set("fetch.queue.backoff.ms", "1")
+            .set("fetch.wait.max.ms", "100")
+            .set(
+                "queued.max.messages.kbytes",
+                section.fetch_queue_kib_max.to_string(),
+            );
+        let consumer = config
+            .create_with_context(connection.observer(purpose))
+            .map_err(|error| KafkaError::Fatal(format!("consumer settings: {error}")))?;
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+            request_timeout: connection.request_timeout(),
+            ends_seen: RefCell::default(),
+        })
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Reads these partitions from these offsets on, and no others.
+    ///
+    /// # Errors
+    /// [`KafkaError`].
+    pub fn assign(&self, starts: &[(i32, i64)]) -> Result<(), KafkaError> {
+        self.ends_seen.borrow_mut().clear();
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        for (partition, offset) in starts {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset))
+                .map_err(|error| KafkaError::of(&error, &self.topic, *partition))?;
+        }
+        self.consumer
+            .assign(&list)
+            .map_err(|error| KafkaError::of(&error, &self.topic, -1))
+    }
+
+    /// The partition's bounds, asked of its leader.
+    ///
+    /// # Errors
+    /// [`KafkaError`].
+    pub fn bounds(&self, partition: i32) -> Result<LogBounds, KafkaError> {
+        let (start, end) = self
+            .consumer
+            .fetch_watermarks(&self.topic, partition, self.request_timeout)
+            .map_err(|error| KafkaError::of(&error, &self.topic, partition))?;
+        Ok(LogBounds { start, end })
+    }
+
+    /// How many of the assigned partitions have been read to what was their end at that moment.
+    #[must_use]
+    pub fn ends_seen(&self) -> usize {
+        self.ends_seen.borrow().len()
+    }
+
+    /// How many partitions the topic has.
+    ///
+    /// # Errors
+    /// [`KafkaError`].
+    pub fn partition_count(&self) -> Result<i32, KafkaError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), self.request_timeout)
+            .map_err(|error| KafkaError::of(&error, &self.topic, -1))?;
+        let count = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len());
+        match i32::try_from(count) {
+            Ok(0) | Err(_) => Err(KafkaError::Missing {
+                topic: self.topic.clone(),
+                partition: 0,
+            }),
+            Ok(count) => Ok(count),
+        }
+    }
+
+    /// Waits up to `wait` for a record and then takes what is there, at most `most` records, until `each` breaks. Returns how
+    /// many were given to `each`.
+    ///
+    /// # Errors
+    /// [`ReadError`]; brokers that are away for a while are no error, there is just nothing to read.
+    pub fn drain(
+        &self,
+        most: usize,
+        wait: Duration,
+        mut each: impl FnMut(RecordView<'_>) -> ControlFlow<()>,
+    ) -> Result<usize, ReadError> {
+        let mut taken = 0;
+        let mut patience = wait;
+        while taken < most {
+            match self.consumer.poll(patience) {
+                None => break,
+                Some(Ok(message)) => {
+                    taken += 1;
+                    patience = Duration::ZERO;
+                    if each(RecordView(&message)).is_break() {
+                        break;
+                    }
+                }
+                // One partition's end or trouble is no reason to leave the others' records lying.
+                Some(Err(error)) => match self.classify(&error) {
+                    None => patience = Duration::ZERO,
+                    Some(error) => return Err(error),
+                },
+            }
+        }
+        Ok(taken)
+    }
+
+    /// What an error of polling means; none where the client heals by itself.
+    fn classify(&self, error: &ClientError) -> Option<ReadError> {
+        match (error, error.rdkafka_error_code()) {
+            (ClientError::PartitionEOF(partition), _) => {
+                self.ends_seen.borrow_mut().insert(*partition);
+                None
+            }
+            (_, Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset)) => {
+                Some(ReadError::OutOfRange {
+                    partition: self.assigned_partition(),
+                })
+            }
+            (ClientError::MessageConsumptionFatal(_), _) => Some(KafkaError::Fatal(error.to_string()).into()),
+            _ => match KafkaError::of(error, &self.topic, self.assigned_partition()) {
+                KafkaError::Unreachable(reason) => {
+                    tracing::debug!(topic = self.topic, "reading waits: {reason}");
+                    None
+                }
+                other => Some(other.into()),
+            },
+        }
+    }
+
+    /// The partition that an error speaks of, where only one is read; else -1.
+    fn assigned_partition(&self) -> i32 {
+        match self.consumer.assignment().map(|list| {
+            list.elements()
+                .first()
+                .map(|first| (list.count(), first.partition()))
+        }) {
+            Ok(Some((1, partition))) => partition,
+            _ => -1,
+        }
+    }
+}

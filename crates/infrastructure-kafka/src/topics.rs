@@ -1,0 +1,101 @@
+//! The topics: what exists, how it is kept, and why.
+
+/// A topic of Firstcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// `coupon.claims`: claims and commands, the lines of people.
+    Claims,
+    /// `coupon.outcomes`: what the log says about each record of a line.
+    Outcomes,
+    /// `coupon.state`: what gateways need to know of each coupon.
+    State,
+    /// `coupon.persisted`: how far PostgreSQL reflects each partition.
+    Persisted,
+    /// `coupon.dlq`: bytes that could not be read.
+    DeadLetters,
+}
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long claims and outcomes are kept: a store that is down for less loses nothing.
+pub const LOG_RETENTION_MS: u64 = 7 * DAY_MS;
+/// How long undecodable records are kept for somebody to look at.
+pub const DEAD_LETTER_RETENTION_MS: u64 = 30 * DAY_MS;
+
+impl Topic {
+    /// All of them, in the order in which they are grown: claims last, so that a gateway never appends to a line that has no place for its
+    /// outcomes yet.
+    pub const ALL: [Self; 5] = [
+        Self::Outcomes,
+        Self::State,
+        Self::Persisted,
+        Self::DeadLetters,
+        Self::Claims,
+    ];
+
+    /// The name without prefix.
+    #[must_use]
+    pub fn base_name(self) -> &'static str {
+        match self {
+            Self::Claims => "coupon.claims",
+            Self::Outcomes => "coupon.outcomes",
+            Self::State => "coupon.state",
+            Self::Persisted => "coupon.persisted",
+            Self::DeadLetters => "coupon.dlq",
+        }
+    }
+
+    /// The settings that services insist on: with others, promises break.
+    #[must_use]
+    pub fn required_settings(self) -> Vec<(&'static str, &'static str)> {
+        match self {
+            // The fold's only time is the broker's append time; a client's clock would decide who was early.
+            Self::Claims | Self::Outcomes | Self::DeadLetters => {
+                vec![
+                    ("cleanup.policy", "delete"),
+                    ("message.timestamp.type", "LogAppendTime"),
+                ]
+            }
+            // The last record of each key must stay for ever.
+            Self::State | Self::Persisted => vec![("cleanup.policy", "compact")],
+        }
+    }
+
+    /// Further settings given at creation, which an operator may change.
+    #[must_use]
+    pub fn initial_settings(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Claims | Self::Outcomes => vec![("retention.ms", LOG_RETENTION_MS.to_string())],
+            Self::DeadLetters => vec![("retention.ms", DEAD_LETTER_RETENTION_MS.to_string())],
+            // Gateways read the topic from its beginning: small segments let compaction keep it short.
+            Self::State => vec![
+                ("segment.ms", (60 * 60 * 1000).to_string()),
+                ("segment.bytes", (64 * 1024 * 1024).to_string()),
+                ("min.cleanable.dirty.ratio", "0.1".to_owned()),
+            ],
+            // A day of beats stays, so that a database put back in time is noticed by whoever reads the topic.
+            Self::Persisted => vec![("min.compaction.lag.ms", DAY_MS.to_string())],
+        }
+    }
+}
+
+/// The topics of one installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicLayout {
+    /// Put before every name.
+    pub prefix: String,
+    /// Fewest partitions of every topic.
+    pub partitions: u16,
+    /// Copies of each partition.
+    pub replication_factor: u16,
+    /// Copies that must hold a record before it is acknowledged. Set on the topic: brokers' own values are dropped by newer
+    /// Kafka versions (eligible leader replicas).
+    pub min_insync_replicas: u16,
+}
+
+impl TopicLayout {
+    /// A topic's name.
+    #[must_use]
+    pub fn name(&self, topic: Topic) -> String {
+        format!("{}{}", self.prefix, topic.base_name())
+    }
+}

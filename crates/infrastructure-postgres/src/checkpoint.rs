@@ -1,0 +1,238 @@
+//! The checkpoint: a partition's ledger as PostgreSQL knows it, read in one snapshot.
+
+use std::collections::HashMap;
+
+use coupon_domain::code::Refusal;
+use coupon_domain::ledger::{AnsweredCommand, Checkpoint, CouponCheckpoint, FinalClaim};
+use coupon_domain::{ClaimCode, ClaimId, CommandCode, CommandId, CouponId, CouponStatus, Partition, Round};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::TryStreamExt;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::connection::{Connection, PostgresError};
+use crate::coupons;
+use crate::progress::{Progress, ProgressRow};
+use crate::rows::{from_time, number, offset, slot_from_column};
+use crate::schema::partition_progress;
+
+/// What PostgreSQL says about a partition, at one moment.
+pub struct StoredLedger {
+    /// How far it reflects the partition.
+    pub progress: Progress,
+    /// Everything that was decided up to there.
+    pub checkpoint: Checkpoint,
+}
+
+/// Loads a partition's checkpoint, on the primary, in one snapshot. None: PostgreSQL has never heard of the partition.
+///
+/// # Errors
+/// [`PostgresError`].
+pub async fn load(
+    connection: &mut Connection,
+    partition: Partition,
+) -> Result<Option<StoredLedger>, PostgresError> {
+    connection
+        .inner
+        .build_transaction()
+        .repeatable_read()
+        .read_only()
+        .run(async |inner| load_in_snapshot(inner, partition).await)
+        .await
+}
+
+async fn load_in_snapshot(
+    connection: &mut AsyncPgConnection,
+    partition: Partition,
+) -> Result<Option<StoredLedger>, PostgresError> {
+    refuse_standby(connection).await?;
+    let row: Option<ProgressRow> = partition_progress::table
+        .find(partition.number())
+        .select(ProgressRow::as_select())
+        .first(connection)
+        .await
+        .optional()?;
+    let Some(progress) = row.map(Progress::try_from).transpose()? else {
+        return Ok(None);
+    };
+    let states = coupons::of_partition(connection, partition).await?;
+    let mut commands = load_commands(connection, partition).await?;
+    let mut claims = load_claims(connection, partition).await?;
+    let coupons = states
+        .into_iter()
+        .map(|state| CouponCheckpoint {
+            commands: commands.remove(&state.coupon_id).unwrap_or_default(),
+            claims: if state.status == CouponStatus::Retired {
+                Vec::new()
+            } else {
+                claims.remove(&state.coupon_id).unwrap_or_default()
+            },
+            state,
+        })
+        .collect();
+    let checkpoint = Checkpoint {
+        partition,
+        next_src: progress.watermark.next_src,
+        chain: progress.watermark.chain,
+        coupons,
+    };
+    Ok(Some(StoredLedger { progress, checkpoint }))
+}
+
+/// A standby may lag behind what was acknowledged: folding on from it would be right, but waiting for it is not our business.
+async fn refuse_standby(connection: &mut AsyncPgConnection) -> Result<(), PostgresError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        standby: bool,
+    }
+
+    let row: Row = diesel::sql_query("SELECT pg_is_in_recovery() AS standby")
+        .get_result(connection)
+        .await?;
+    if row.standby {
+        return Err(PostgresError::Unreachable(
+            "this is a standby, the checkpoint is read on the primary".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct CommandRow {
+    #[diesel(sql_type = UuidType)]
+    command_mac: Uuid,
+    #[diesel(sql_type = UuidType)]
+    coupon_id: Uuid,
+    #[diesel(sql_type = BigInt)]
+    src_offset: i64,
+    #[diesel(sql_type = Text)]
+    code: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    refusal: Option<String>,
+}
+
+async fn load_commands(
+    connection: &mut AsyncPgConnection,
+    partition: Partition,
+) -> Result<HashMap<CouponId, Vec<AnsweredCommand>>, PostgresError> {
+    let sql = "SELECT command_mac, coupon_id, src_offset, code::text AS code, refusal FROM commands WHERE src_partition = $1";
+    let rows: Vec<CommandRow> = diesel::sql_query(sql)
+        .bind::<Integer, _>(partition.number())
+        .load(connection)
+        .await?;
+    let mut commands: HashMap<_, Vec<_>> = HashMap::new();
+    for row in rows {
+        let coupon_id = CouponId::new(partition, row.coupon_id);
+        let torn = |what: &str| PostgresError::Torn(format!("a command of coupon {coupon_id}: {what}"));
+        let refusal = match row.refusal {
+            None => None,
+            Some(name) => Some(Refusal::from_name(&name).ok_or_else(|| torn("refusal is unknown"))?),
+        };
+        commands.entry(coupon_id).or_default().push(AnsweredCommand {
+            command_id: CommandId {
+                coupon_id,
+                mac: row.command_mac.into_bytes(),
+            },
+            code: CommandCode::from_name(&row.code).ok_or_else(|| torn("code is unknown"))?,
+            refusal,
+            decided_offset: offset("src_offset", row.src_offset)?,
+        });
+    }
+    Ok(commands)
+}
+
+#[derive(QueryableByName)]
+struct ClaimRow {
+    #[diesel(sql_type = UuidType)]
+    coupon_id: Uuid,
+    #[diesel(sql_type = UuidType)]
+    claim_mac: Uuid,
+    #[diesel(sql_type = SmallInt)]
+    round: i16,
+    #[diesel(sql_type = BigInt)]
+    slot: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    granted_to: Option<String>,
+    #[diesel(sql_type = Text)]
+    code: String,
+    #[diesel(sql_type = BigInt)]
+    src_offset: i64,
+    #[diesel(sql_type = Timestamptz)]
+    appended_at: OffsetDateTime,
+    #[diesel(sql_type = Nullable<Integer>)]
+    rank: Option<i32>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    issue_no: Option<i32>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    user_nth: Option<i16>,
+    #[diesel(sql_type = Nullable<UuidType>)]
+    granted_claim_mac: Option<Uuid>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    granted_round: Option<i16>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    granted_slot: Option<i64>,
+}
+
+impl ClaimRow {
+    fn read(self, partition: Partition) -> Result<FinalClaim, PostgresError> {
+        let coupon_id = CouponId::new(partition, self.coupon_id);
+        let torn =
+            |what: &str| PostgresError::Torn(format!("the claim at offset {}: {what}", self.src_offset));
+        let claim_id = |round: i16, slot: i64, mac: Uuid| -> Result<ClaimId, PostgresError> {
+            let round = Round::new(number("round", round)?).map_err(|_| torn("round is out of range"))?;
+            Ok(ClaimId {
+                coupon_id,
+                round,
+                slot: slot_from_column(slot),
+                mac: mac.into_bytes(),
+            })
+        };
+        let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
+            (Some(round), Some(slot), Some(mac)) => Some(claim_id(round, slot, mac)?),
+            _ => None,
+        };
+        let user_id = match &self.granted_to {
+            None => None,
+            Some(user) => Some(user.parse().map_err(|_| torn("user_id is malformed"))?),
+        };
+        Ok(FinalClaim {
+            claim_id: claim_id(self.round, self.slot, self.claim_mac)?,
+            user_id,
+            code: ClaimCode::from_name(&self.code).ok_or_else(|| torn("code is unknown"))?,
+            decided_offset: offset("src_offset", self.src_offset)?,
+            appended_at: from_time(self.appended_at)?,
+            rank: number(
+                "rank",
+                self.rank.ok_or_else(|| torn("a final claim has no rank"))?,
+            )?,
+            issue_no: self
+                .issue_no
+                .map(|issue_no| number("issue_no", issue_no))
+                .transpose()?,
+            user_nth: self.user_nth.map(|nth| number("user_nth", nth)).transpose()?,
+            granted_claim_id,
+        })
+    }
+}
+
+/// The final claims of all live coupons, in the order of the line and so by rank. What lies before the first of these coupons was published
+/// is not looked at.
+async fn load_claims(
+    connection: &mut AsyncPgConnection,
+    partition: Partition,
+) -> Result<HashMap<CouponId, Vec<FinalClaim>>, PostgresError> {
+    let rows = diesel::sql_query(include_str!("sql/final_claims.sql"))
+        .bind::<Integer, _>(partition.number())
+        .load_stream::<ClaimRow>(connection)
+        .await?;
+    rows.map_err(PostgresError::from)
+        .try_fold(HashMap::new(), async |mut claims: HashMap<_, Vec<_>>, row| {
+            let claim = row.read(partition)?;
+            claims.entry(claim.claim_id.coupon_id).or_default().push(claim);
+            Ok(claims)
+        })
+        .await
+}

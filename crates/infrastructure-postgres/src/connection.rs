@@ -1,0 +1,183 @@
+//! Connections: a dedicated one per writer, a pool for requests, and what their errors mean.
+
+use std::time::Duration;
+
+use diesel::ConnectionError;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel_async::pooled_connection::deadpool;
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+
+use crate::config::PostgresSection;
+
+/// An error, told apart by what can be done about it.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// Away, in recovery, too slow: try again, with a new connection.
+    #[error("PostgreSQL did not answer: {0}")]
+    Unreachable(String),
+    /// A UNIQUE or CHECK constraint says no: the log and the tables disagree, and nobody may decide which is right but a
+    /// person.
+    #[error("PostgreSQL's constraint {constraint} refuses: {message}")]
+    Constraint {
+        /// The constraint's name.
+        constraint: String,
+        /// PostgreSQL's message.
+        message: String,
+    },
+    /// The tables are not those that this release works with.
+    #[error("{0}")]
+    Schema(String),
+    /// Rows that do not fit each other or their types.
+    #[error("PostgreSQL holds what cannot be: {0}")]
+    Torn(String),
+}
+
+impl From<DieselError> for PostgresError {
+    fn from(error: DieselError) -> Self {
+        match error {
+            DieselError::DatabaseError(
+                DatabaseErrorKind::UniqueViolation
+                | DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::NotNullViolation
+                | DatabaseErrorKind::ForeignKeyViolation,
+                information,
+            ) => Self::Constraint {
+                constraint: information.constraint_name().unwrap_or("?").to_owned(),
+                message: information.message().to_owned(),
+            },
+            DieselError::DeserializationError(error) => Self::Torn(error.to_string()),
+            DieselError::DatabaseError(_, ref information)
+                if information.message().contains("does not exist") =>
+            {
+                Self::Schema(format!("{}: run `couponctl migrate`", information.message()))
+            }
+            other => Self::Unreachable(other.to_string()),
+        }
+    }
+}
+
+impl From<ConnectionError> for PostgresError {
+    fn from(error: ConnectionError) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+/// A connection of one's own.
+pub struct Connection {
+    pub(crate) inner: AsyncPgConnection,
+}
+
+impl Connection {
+    /// Connects, within `connect_timeout_ms`. A committed watermark must be durable, so commits are synchronous whatever the
+    /// server's default.
+    ///
+    /// # Errors
+    /// [`PostgresError::Unreachable`].
+    pub async fn open(section: &PostgresSection) -> Result<Self, PostgresError> {
+        let url = section.url.as_deref().unwrap_or_default();
+        let patience = Duration::from_millis(section.connect_timeout_ms.into());
+        let connecting = async {
+            let mut inner = AsyncPgConnection::establish(url).await?;
+            let settings = format!(
+                "SET synchronous_commit = on; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {0}",
+                section.statement_timeout_ms
+            );
+            inner.batch_execute(&settings).await?;
+            Ok(Self { inner })
+        };
+        tokio::time::timeout(patience, connecting)
+            .await
+            .unwrap_or_else(|_| {
+                Err(PostgresError::Unreachable(format!(
+                    "no connection within {patience:?}"
+                )))
+            })
+    }
+
+    /// PostgreSQL's own name for its cluster, in decimal: another one is another database.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn system_identifier(&mut self) -> Result<String, PostgresError> {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            system_identifier: String,
+        }
+
+        let sql = "SELECT system_identifier::text AS system_identifier FROM pg_control_system()";
+        let row: Row = diesel::sql_query(sql).get_result(&mut self.inner).await?;
+        Ok(row.system_identifier)
+    }
+}
+
+/// A pool of connections for requests that can do without PostgreSQL.
+#[derive(Clone)]
+pub struct Pool {
+    inner: deadpool::Pool<AsyncPgConnection>,
+    patience: Duration,
+}
+
+impl Pool {
+    /// A pool that connects when it is first asked.
+    ///
+    /// # Errors
+    /// [`PostgresError::Unreachable`]: never in practice; the pool is only configured here.
+    pub fn new(section: &PostgresSection) -> Result<Self, PostgresError> {
+        let mut config = ManagerConfig::default();
+        // A broken connection is noticed by the next request, which then goes without PostgreSQL: no extra round trip for all.
+        config.recycling_method = RecyclingMethod::Fast;
+        let url = section.url.clone().unwrap_or_default();
+        let manager = AsyncDieselConnectionManager::new_with_config(url, config);
+        let inner = deadpool::Pool::builder(manager)
+            .max_size(usize::try_from(section.pool_size_max).unwrap_or(1))
+            .build()
+            .map_err(|error| PostgresError::Unreachable(error.to_string()))?;
+        Ok(Self {
+            inner,
+            patience: Duration::from_millis(section.request_timeout_ms.into()),
+        })
+    }
+
+    /// Does `work` on a pooled connection, all within `request_timeout_ms`. A connection on which anything failed is not used again.
+    ///
+    /// # Errors
+    /// [`PostgresError`], also where the time is over.
+    pub async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T, PostgresError>,
+    ) -> Result<T, PostgresError> {
+        let running = async {
+            let mut object = self
+                .inner
+                .get()
+                .await
+                .map_err(|error| PostgresError::Unreachable(error.to_string()))?;
+            let result = work(&mut object).await;
+            if matches!(result, Err(PostgresError::Unreachable(_))) {
+                drop(deadpool_take(object));
+            }
+            result
+        };
+        tokio::time::timeout(self.patience, running)
+            .await
+            .unwrap_or_else(|_| {
+                Err(PostgresError::Unreachable(format!(
+                    "no answer within {:?}",
+                    self.patience
+                )))
+            })
+    }
+
+    /// How many connections are in use, and how many there may be.
+    #[must_use]
+    pub fn usage(&self) -> (usize, usize) {
+        let status = self.inner.status();
+        (status.size.saturating_sub(status.available), status.max_size)
+    }
+}
+
+fn deadpool_take(object: deadpool::Object<AsyncPgConnection>) -> AsyncPgConnection {
+    deadpool::Object::take(object)
+}

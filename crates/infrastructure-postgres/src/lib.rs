@@ -1,0 +1,21 @@
+//! PostgreSQL for Firstcome: the system of record, and the guard that holds even if everything above it were wrong.
+//!
+//! Everything about a published coupon is derived from the log and written by db-writer alone, batch by batch, each in one
+//! statement that moves the partition's watermark, inserts the rows and raises the counters ([`batch`]). What it holds at a
+//! watermark is a complete checkpoint of the ledger ([`checkpoint`]).
+
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod connection;
+pub mod coupons;
+pub mod drafts;
+pub mod look_up;
+pub mod migrations;
+pub mod progress;
+mod rows;
+mod schema;
+mod statement;
+
+pub use config::PostgresSection;
+pub use connection::{Connection, Pool, PostgresError};

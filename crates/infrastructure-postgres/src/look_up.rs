@@ -1,0 +1,125 @@
+//! Looking up a claim's answer. The claim and the watermark are read in one statement: read one after the other, an answer
+//! committed in between would be missed, and "nothing there up to T" would be wrong.
+
+use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset, Round};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::connection::PostgresError;
+use crate::rows::{from_time, number, offset, slot_from_column};
+
+/// What PostgreSQL knows of a claim, at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LookedUp {
+    /// The outcomes offset that is reflected next: everything before it is in this answer.
+    pub next_outcome_offset: Offset,
+    /// The newest answer: the final one, else the last deferral.
+    pub answer: Option<ClaimAnswer>,
+    /// The issued coupon of a granted claim.
+    pub issued: Option<IssuedCoupon>,
+    /// The coupon is retired.
+    pub retired: bool,
+}
+
+/// An issued coupon, as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedCoupon {
+    /// What the winner shows.
+    pub code: String,
+    /// From when on it can no longer be redeemed.
+    pub expires_at: Option<coupon_domain::Timestamp>,
+}
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = BigInt)]
+    next_outcome_offset: i64,
+    #[diesel(sql_type = Bool)]
+    retired: bool,
+    #[diesel(sql_type = Nullable<Text>)]
+    code: Option<String>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    is_final: Option<bool>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    src_offset: Option<i64>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    appended_at: Option<OffsetDateTime>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    rank: Option<i32>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    issue_no: Option<i32>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    user_nth: Option<i16>,
+    #[diesel(sql_type = Nullable<UuidType>)]
+    granted_claim_mac: Option<Uuid>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    granted_round: Option<i16>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    granted_slot: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    coupon_code: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    expires_at: Option<OffsetDateTime>,
+}
+
+/// Looks up a claim. The mac in its id is unique among all claims.
+///
+/// # Errors
+/// [`PostgresError`].
+pub async fn claim(
+    connection: &mut AsyncPgConnection,
+    claim_id: &ClaimId,
+) -> Result<LookedUp, PostgresError> {
+    let row: Row = diesel::sql_query(include_str!("sql/look_up_claim.sql"))
+        .bind::<Integer, _>(claim_id.coupon_id.partition().number())
+        .bind::<UuidType, _>(Uuid::from_bytes(claim_id.mac))
+        .bind::<UuidType, _>(claim_id.coupon_id.unique())
+        .get_result(connection)
+        .await?;
+    let answer = row.answer(claim_id)?;
+    let expires_at = row.expires_at.map(from_time).transpose()?;
+    Ok(LookedUp {
+        next_outcome_offset: offset("next_outcome_offset", row.next_outcome_offset)?,
+        answer,
+        issued: row.coupon_code.map(|code| IssuedCoupon { code, expires_at }),
+        retired: row.retired,
+    })
+}
+
+impl Row {
+    fn answer(&self, claim_id: &ClaimId) -> Result<Option<ClaimAnswer>, PostgresError> {
+        let (Some(code), Some(is_final), Some(src_offset), Some(appended_at)) =
+            (&self.code, self.is_final, self.src_offset, self.appended_at)
+        else {
+            return Ok(None);
+        };
+        let torn = |what: &str| PostgresError::Torn(format!("the claim at offset {src_offset}: {what}"));
+        let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
+            (Some(round), Some(slot), Some(mac)) => Some(ClaimId {
+                coupon_id: claim_id.coupon_id,
+                round: Round::new(number("granted_round", round)?)
+                    .map_err(|_| torn("granted_round is out of range"))?,
+                slot: slot_from_column(slot),
+                mac: mac.into_bytes(),
+            }),
+            _ => None,
+        };
+        Ok(Some(ClaimAnswer {
+            claim_id: *claim_id,
+            code: ClaimCode::from_name(code).ok_or_else(|| torn("code is unknown"))?,
+            is_final,
+            decided_offset: offset("src_offset", src_offset)?,
+            decided_at: from_time(appended_at)?,
+            issue_no: self
+                .issue_no
+                .map(|issue_no| number("issue_no", issue_no))
+                .transpose()?,
+            user_nth: self.user_nth.map(|nth| number("user_nth", nth)).transpose()?,
+            rank: self.rank.map(|rank| number("rank", rank)).transpose()?,
+            granted_claim_id,
+        }))
+    }
+}

@@ -1,0 +1,76 @@
+//! A circuit breaker: while Redis does not answer, look-ups go on without it at once instead of waiting for the time-out each.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// This many failures in a row open the circuit.
+const FAILURES_MAX: u32 = 5;
+/// After this time one request tries again.
+const OPEN: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+pub(crate) struct Breaker {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Breaker {
+    /// True where a request may go out now. While the circuit is open that is one every [`OPEN`].
+    pub(crate) fn allows(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        match state.retry_at {
+            Some(retry_at) if now < retry_at => false,
+            Some(_) => {
+                state.retry_at = Some(now + OPEN);
+                true
+            }
+            None => true,
+        }
+    }
+
+    pub(crate) fn succeeded(&self) {
+        let mut state = self.state.lock();
+        if state.failures > 0 {
+            *state = State::default();
+        }
+    }
+
+    pub(crate) fn failed(&self, now: Instant) {
+        let mut state = self.state.lock();
+        state.failures = state.failures.saturating_add(1);
+        if state.failures >= FAILURES_MAX {
+            state.retry_at = Some(now + OPEN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_circuit_opens_after_failures_in_a_row_and_lets_one_try_again() {
+        let (breaker, start) = (Breaker::default(), Instant::now());
+        for _ in 1..FAILURES_MAX {
+            breaker.failed(start);
+        }
+        assert!(breaker.allows(start));
+        breaker.succeeded();
+        for _ in 0..FAILURES_MAX {
+            assert!(breaker.allows(start));
+            breaker.failed(start);
+        }
+        assert!(!breaker.allows(start));
+        let later = start + OPEN;
+        assert!(breaker.allows(later));
+        assert!(!breaker.allows(later), "only one may try");
+        breaker.succeeded();
+        assert!(breaker.allows(later));
+    }
+}

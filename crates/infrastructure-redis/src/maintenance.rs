@@ -1,0 +1,108 @@
+//! The rare paths: finding out where a view stands, forgetting one. From a pool: they may take long, and nobody waits behind
+//! them.
+
+use std::time::Duration;
+
+use coupon_domain::CouponId;
+use coupon_domain::view_sync::ViewWatermark;
+use deadpool_redis::{Config, Pool, Runtime};
+use redis::AsyncCommands;
+
+use crate::config::RedisSection;
+use crate::connection::RedisError;
+use crate::keys::Keys;
+
+/// Keys that one SCAN step looks at.
+const SCAN_COUNT: usize = 1_000;
+/// Most connections for rare paths.
+const POOL_SIZE_MAX: usize = 2;
+
+/// Looks after whole views.
+#[derive(Clone)]
+pub struct ViewMaintenance {
+    pool: Pool,
+    keys: Keys,
+    timeout: Duration,
+}
+
+impl ViewMaintenance {
+    /// Connects when it is first asked.
+    ///
+    /// # Errors
+    /// [`RedisError::Unavailable`]: the URL cannot be used.
+    pub fn new(section: &RedisSection) -> Result<Self, RedisError> {
+        let config = Config::from_url(section.url.as_deref().unwrap_or_default());
+        let pool = config
+            .builder()
+            .map_err(|error| RedisError::Unavailable(error.to_string()))?
+            .max_size(POOL_SIZE_MAX)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| RedisError::Unavailable(error.to_string()))?;
+        let timeout = Duration::from_millis(section.write_timeout_ms.into());
+        Ok(Self {
+            pool,
+            keys: Keys::new(&section.key_prefix),
+            timeout,
+        })
+    }
+
+    /// Up to where a coupon's view is true, if it says so.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn watermark(&self, coupon_id: CouponId) -> Result<Option<ViewWatermark>, RedisError> {
+        let key = self.keys.coupon(coupon_id);
+        let asking = async {
+            let mut connection = self.connect().await?;
+            let found: Option<String> = connection.hget(key, "watermark").await.map_err(unavailable)?;
+            Ok(found.and_then(|text| text.parse().ok()))
+        };
+        tokio::time::timeout(self.timeout, asking)
+            .await
+            .unwrap_or(Err(RedisError::Timeout(self.timeout)))
+    }
+
+    /// Deletes a coupon's view. Claims are found by scanning, so this takes a while on a large server, in small steps.
+    ///
+    /// # Errors
+    /// [`RedisError`]; what is left expires by itself.
+    pub async fn forget(&self, coupon_id: CouponId) -> Result<u64, RedisError> {
+        let mut connection = self.connect().await?;
+        let _: u64 = connection
+            .unlink(self.keys.coupon(coupon_id))
+            .await
+            .map_err(unavailable)?;
+        let (pattern, mut cursor, mut forgotten) = (self.keys.claims_of(coupon_id), 0u64, 0u64);
+        loop {
+            let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(&pattern)
+                .arg("COUNT")
+                .arg(SCAN_COUNT)
+                .query_async(&mut connection)
+                .await
+                .map_err(unavailable)?;
+            if !found.is_empty() {
+                forgotten += connection.unlink::<_, u64>(found).await.map_err(unavailable)?;
+            }
+            if next == 0 {
+                return Ok(forgotten);
+            }
+            cursor = next;
+        }
+    }
+
+    async fn connect(&self) -> Result<deadpool_redis::Connection, RedisError> {
+        match tokio::time::timeout(self.timeout, self.pool.get()).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(RedisError::Unavailable(error.to_string())),
+            Err(_) => Err(RedisError::Timeout(self.timeout)),
+        }
+    }
+}
+
+fn unavailable(error: redis::RedisError) -> RedisError {
+    RedisError::Unavailable(error.to_string())
+}

@@ -1,0 +1,148 @@
+//! The catalogue of metrics: one row each, from which HELP texts and docs/metrics.md are made. Names start with `coupon_`, and every
+//! series carries the constant label `service`.
+//!
+//! Labels are closed sets, created at boot so that a quiet one reads 0. Never a claim, a user, a path or an error's text.
+
+/// Bucket bounds, by what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buckets {
+    /// Seconds of single requests: 0.5 ms to 10 s.
+    Request,
+    /// Seconds on a claim's way: 5 ms to 2 minutes.
+    Journey,
+    /// Records: 1 to 10,000.
+    Records,
+}
+
+impl Buckets {
+    /// The upper bounds.
+    #[must_use]
+    pub fn bounds(self) -> Vec<f64> {
+        match self {
+            Self::Request => vec![
+                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+            ],
+            Self::Journey => vec![
+                0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+            ],
+            Self::Records => {
+                vec![
+                    1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0,
+                ]
+            }
+        }
+    }
+}
+
+/// What kind of series it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by bucket.
+    Histogram(Buckets),
+}
+
+/// A row of the catalogue.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Without the prefix `coupon_`.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// Besides `service`.
+    pub labels: &'static [&'static str],
+    /// What it means, with its unit.
+    pub help: &'static str,
+    /// Who has it: G gateway, S stock-consumer, W db-writer, N notifier.
+    pub services: &'static str,
+}
+
+macro_rules! catalogue {
+    ($($constant:ident = $name:literal $kind:expr, [$($label:literal),*], $services:literal, $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric = Metric {
+                name: $name,
+                kind: $kind,
+                labels: &[$($label),*],
+                help: $help,
+                services: $services,
+            };
+        )*
+
+        /// The whole catalogue.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+use Buckets::{Journey, Records, Request};
+use Kind::{Counter, Gauge, Histogram};
+
+catalogue! {
+    BUILD_INFO = "build_info" Gauge, ["version"], "GSWN", "1, with the release as label";
+    KEY_INFO = "key_info" Gauge, ["key", "fingerprint"], "GWN", "1 for every key held, with a fingerprint that reveals nothing of it";
+    READY = "ready" Gauge, [], "GSWN", "1 while /readyz answers 200";
+    START_TIMESTAMP_SECONDS = "start_timestamp_seconds" Gauge, [], "GSWN", "When the process started, in seconds since the epoch";
+    LOOP_TURN_TIMESTAMP_SECONDS = "loop_turn_timestamp_seconds" Gauge, ["loop"], "GSWN", "When a loop last turned, in seconds since the epoch: what /livez reads";
+    DEPENDENCY_UP = "dependency_up" Gauge, ["dependency"], "GSWN", "1 where the dependency (kafka, redis, postgres) answered last time";
+    QUEUE_DEPTH = "queue_depth" Gauge, ["queue"], "GSWN", "What is waiting in a bounded queue";
+    QUEUE_LIMIT = "queue_limit" Gauge, ["queue"], "GSWN", "How much may wait in it";
+    LIMIT_HITS_TOTAL = "limit_hits_total" Counter, ["limit"], "GSWN", "Requests answered 429 or 503, and work held back, because of a named limit";
+    KAFKA_DELIVERY_SECONDS = "kafka_delivery_seconds" Histogram(Request), ["topic", "result"], "GSW", "From producing a record or a batch to its delivery report: acked, refused, unknown";
+    KAFKA_BROKER_RTT_SECONDS = "kafka_broker_rtt_seconds" Gauge, ["broker", "quantile"], "GSWN", "Round trips to a broker in librdkafka's last statistics: p50, p99";
+    KAFKA_BROKER_ERRORS_TOTAL = "kafka_broker_errors_total" Counter, ["broker", "kind"], "GSWN", "Errors in librdkafka's statistics: tx, rx, timeout, retry";
+    KAFKA_ASSIGNED_PARTITIONS = "kafka_assigned_partitions" Gauge, ["group", "topic"], "SW", "Partitions that this member holds";
+    KAFKA_REBALANCES_TOTAL = "kafka_rebalances_total" Counter, ["group"], "SW", "Rebalances that this member took part in";
+    HTTP_REQUEST_SECONDS = "http_request_seconds" Histogram(Request), ["route", "status"], "GN", "Requests by route and class of status (2xx, 4xx, 429, 5xx), streams left out";
+    CLAIMS_TOTAL = "claims_total" Counter, ["result"], "G", "POSTs of claims, each once: accepted, decided, a refusal's code, invalid, unauthorized, rate_limited, overloaded, or doubt (503 without an acknowledgement)";
+    PREFILTER_SECONDS = "prefilter_seconds" Histogram(Request), ["result"], "G", "The look at the Redis view before a claim is appended: hit, miss, timeout, error";
+    BROKER_CLOCK_OFFSET_SECONDS = "broker_clock_offset_seconds" Gauge, [], "G", "The broker's append time less our own clock";
+    DECISIONS_TOTAL = "decisions_total" Counter, ["code", "repeat"], "S", "Records decided past the last word that was said; repeat: the answer was final before";
+    BATCH_RECORDS = "batch_records" Histogram(Records), [], "SW", "Records in a batch";
+    BATCH_SECONDS = "batch_seconds" Histogram(Request), ["step"], "SW", "Steps of a batch: drain, fold, publish, view, write";
+    PARTITION_HALTED = "partition_halted" Gauge, ["partition", "reason"], "SWN", "1 while a partition stands still for this reason";
+    VIEW_REFRESHES_TOTAL = "view_refreshes_total" Counter, ["kind"], "S", "Refreshes of a coupon's view: delta, or full where it was lost or put back";
+    STOCK_QUANTITY = "stock_quantity" Gauge, ["coupon_id"], "S", "How many of a coupon there are, from the fold";
+    STOCK_ISSUED = "stock_issued" Gauge, ["coupon_id"], "S", "How many of a coupon are granted, from the fold";
+    CLAIM_TO_DECIDED_SECONDS = "claim_to_decided_seconds" Histogram(Journey), [], "S", "From a claim's append time to the acknowledgement of its outcome";
+    CLAIM_TO_PERSISTED_SECONDS = "claim_to_persisted_seconds" Histogram(Journey), [], "W", "From a claim's append time to the commit of its outcome";
+    CLAIM_TO_TOLD_SECONDS = "claim_to_told_seconds" Histogram(Journey), ["channel"], "N", "From a claim's append time to telling a client that was already waiting: sse, wait";
+    ROWS_WRITTEN_TOTAL = "rows_written_total" Counter, ["table"], "W", "Rows written";
+    WRITER_SKIPS_TOTAL = "writer_skips_total" Counter, ["reason"], "W", "Outcomes skipped as copies (duplicate), and batches that found the watermark moved (conflict)";
+    POSTGRES_SECONDS = "postgres_seconds" Histogram(Request), ["operation", "result"], "GSWN", "Requests to PostgreSQL: ok, timeout, error";
+    REDIS_SECONDS = "redis_seconds" Histogram(Request), ["operation", "result"], "GSN", "Requests to Redis: ok, timeout, error";
+    SSE_EVENTS_TOTAL = "sse_events_total" Counter, ["event", "result"], "N", "Events of streams (position, decided, persisted, end): sent, or dropped because the client had gone";
+    SSE_STREAM_SECONDS = "sse_stream_seconds" Histogram(Journey), ["reason"], "N", "Life of a stream, by how it ended: end, client, slow, shutdown";
+    WATERMARK_OFFSET = "watermark_offset" Gauge, ["store", "partition"], "GSWN", "The first claims offset that a store does not reflect yet: log (its end), outcomes, postgres, redis, gateway, notifier";
+    DLQ_RECORDS_TOTAL = "dlq_records_total" Counter, ["topic", "reason"], "S", "Copies written to the dead-letter queue";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_well_formed_and_unique() {
+        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for metric in ALL {
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind == Counter,
+                "{}",
+                metric.name
+            );
+            assert!(
+                metric.services.chars().all(|service| "GSWN".contains(service)),
+                "{}",
+                metric.name
+            );
+            assert!(!metric.help.is_empty());
+        }
+    }
+}

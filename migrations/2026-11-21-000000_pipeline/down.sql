@@ -1,0 +1,17 @@
+DROP VIEW issued_coupons_spelled;
+DROP VIEW claims_spelled;
+DROP FUNCTION spell_claim_id;
+DROP FUNCTION spell_coupon_id;
+DROP FUNCTION demand;
+DROP TABLE audit_events;
+DROP TABLE commands;
+DROP TABLE issued_coupons;
+DROP TABLE claims;
+DROP TABLE coupons;
+DROP TABLE coupon_drafts;
+DROP TABLE partition_progress;
+DROP TYPE coupon_status;
+DROP TYPE command_kind;
+DROP TYPE command_code;
+DROP TYPE claim_code;
+DROP TABLE schema_compatibility;
