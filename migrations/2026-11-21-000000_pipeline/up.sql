@@ -43,9 +43,12 @@ CREATE TABLE coupon_drafts (
     closes_at timestamptz NOT NULL CHECK (closes_at > opens_at),
     expires_at timestamptz,
     expires_after_days integer CHECK (expires_after_days BETWEEN 1 AND 3650),
-    created_by text NOT NULL,
+    created_by text COLLATE "C" NOT NULL,
     created_at timestamptz NOT NULL,
-    CHECK (expires_at IS NULL OR expires_after_days IS NULL)
+    idempotency_key text COLLATE "C" NOT NULL,
+    CHECK (expires_at IS NULL OR expires_after_days IS NULL),
+    -- The same request makes one draft.
+    CONSTRAINT coupon_drafts_request UNIQUE (created_by, idempotency_key)
 );
 
 CREATE TABLE coupons (

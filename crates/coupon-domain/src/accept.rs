@@ -42,11 +42,7 @@ impl OutcomeWatermark {
     /// The watermark before the first outcome of a partition.
     #[must_use]
     pub fn genesis(partition: Partition) -> Self {
-        Self {
-            next_src: Offset::ZERO,
-            next_outcome_offset: Offset::ZERO,
-            chain: Chain::genesis(partition),
-        }
+        Self { next_src: Offset::ZERO, next_outcome_offset: Offset::ZERO, chain: Chain::genesis(partition) }
     }
 
     /// Where to start reading a log with these bounds. What retention took after we had seen it is no loss; whether it
@@ -107,9 +103,7 @@ mod tests {
             appended_at: Timestamp::EPOCH,
             body: Body::Undecodable(None),
         };
-        (0..count)
-            .map(|number| ledger.fold(record(number)).unwrap())
-            .collect()
+        (0..count).map(|number| ledger.fold(record(number)).unwrap()).collect()
     }
 
     #[test]
@@ -134,27 +128,16 @@ mod tests {
         watermark.accept(offset(0), &line[0]).unwrap();
         let before = watermark;
         assert_eq!(watermark.accept(offset(1), &line[2]), Err(HaltReason::OffsetGap));
-        let forged = Outcome {
-            appended_at: Timestamp::from_ms(1).unwrap(),
-            ..line[1].clone()
-        };
-        assert_eq!(
-            watermark.accept(offset(1), &forged),
-            Err(HaltReason::ChainMismatch)
-        );
+        let forged = Outcome { appended_at: Timestamp::from_ms(1).unwrap(), ..line[1].clone() };
+        assert_eq!(watermark.accept(offset(1), &forged), Err(HaltReason::ChainMismatch));
         assert_eq!(watermark, before);
     }
 
     #[test]
     fn reading_starts_where_we_stopped_or_where_the_log_starts_now() {
-        let watermark = OutcomeWatermark {
-            next_outcome_offset: offset(10),
-            ..OutcomeWatermark::genesis(partition())
-        };
-        let bounds = |start, end| LogBounds {
-            start: offset(start),
-            end: offset(end),
-        };
+        let watermark =
+            OutcomeWatermark { next_outcome_offset: offset(10), ..OutcomeWatermark::genesis(partition()) };
+        let bounds = |start, end| LogBounds { start: offset(start), end: offset(end) };
         assert_eq!(watermark.start_in(bounds(0, 20)), Ok(offset(10)));
         assert_eq!(watermark.start_in(bounds(15, 20)), Ok(offset(15)));
         assert_eq!(watermark.start_in(bounds(10, 10)), Ok(offset(10)));

@@ -30,11 +30,7 @@ impl Round {
     /// # Errors
     /// The number is above [`ROUND_MAX`].
     pub fn new(number: u8) -> Result<Self, RoundOutOfRange> {
-        if number <= ROUND_MAX {
-            Ok(Self(number))
-        } else {
-            Err(RoundOutOfRange(number))
-        }
+        if number <= ROUND_MAX { Ok(Self(number)) } else { Err(RoundOutOfRange(number)) }
     }
 
     /// The number.
@@ -95,11 +91,7 @@ impl Slot {
 
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
-            f.write_str("0")
-        } else {
-            write!(f, "{:016x}", self.0)
-        }
+        if self.0 == 0 { f.write_str("0") } else { write!(f, "{:016x}", self.0) }
     }
 }
 
@@ -197,13 +189,9 @@ impl FromStr for ClaimId {
             return Err(MalformedClaimId);
         }
         let mut parts = text.split('.');
-        let (Some(coupon_id), Some(round), Some(slot), Some(mac), None) = (
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-        ) else {
+        let (Some(coupon_id), Some(round), Some(slot), Some(mac), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(MalformedClaimId);
         };
         let coupon_id = coupon_id.parse().map_err(|_| MalformedClaimId)?;
@@ -213,12 +201,7 @@ impl FromStr for ClaimId {
             .ok_or(MalformedClaimId)?;
         let slot = slot.parse().map_err(|_| MalformedClaimId)?;
         let mac = parse_mac(mac).ok_or(MalformedClaimId)?;
-        Ok(Self {
-            coupon_id,
-            round,
-            slot,
-            mac,
-        })
+        Ok(Self { coupon_id, round, slot, mac })
     }
 }
 
@@ -259,13 +242,7 @@ mod tests {
     use crate::position::Partition;
 
     fn any_claim_id() -> impl Strategy<Value = ClaimId> {
-        (
-            0..=9999i32,
-            any::<u128>(),
-            0..=ROUND_MAX,
-            prop_oneof![Just(0u64), any::<u64>()],
-            any::<[u8; 16]>(),
-        )
+        (0..=9999i32, any::<u128>(), 0..=ROUND_MAX, prop_oneof![Just(0u64), any::<u64>()], any::<[u8; 16]>())
             .prop_map(|(partition, unique, round, slot, mac)| ClaimId {
                 coupon_id: CouponId::new(Partition::new(partition).unwrap(), Uuid::from_u128(unique)),
                 round: Round::new(round).unwrap(),
@@ -297,11 +274,7 @@ mod tests {
         let mac = "0".repeat(32);
         assert!(format!("{coupon}.31.0.{mac}").parse::<ClaimId>().is_ok());
         assert!(format!("{coupon}.32.0.{mac}").parse::<ClaimId>().is_err());
-        assert!(
-            format!("{coupon}.0.{}.{mac}", "0".repeat(16))
-                .parse::<ClaimId>()
-                .is_err()
-        );
+        assert!(format!("{coupon}.0.{}.{mac}", "0".repeat(16)).parse::<ClaimId>().is_err());
         assert_eq!(Round::new(ROUND_MAX).unwrap().next(), None);
     }
 }

@@ -90,12 +90,7 @@ pub enum CommandCode {
 
 impl CommandCode {
     /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::Applied,
-        Self::NoChange,
-        Self::VersionMismatch,
-        Self::Refused,
-    ];
+    pub const ALL: [Self; 4] = [Self::Applied, Self::NoChange, Self::VersionMismatch, Self::Refused];
 
     /// The name that records, tables, the API and metrics use.
     #[must_use]

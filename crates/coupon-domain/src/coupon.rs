@@ -37,10 +37,7 @@ impl Window {
         if opens_at < closes_at {
             Ok(Self { opens_at, closes_at })
         } else {
-            Err(FieldError {
-                field: "closes_at",
-                problem: "must be after opens_at".to_owned(),
-            })
+            Err(FieldError { field: "closes_at", problem: "must be after opens_at".to_owned() })
         }
     }
 
@@ -68,19 +65,13 @@ impl TryFrom<UncheckedWindow> for Window {
     type Error = FieldError;
 
     fn try_from(raw: UncheckedWindow) -> Result<Self, Self::Error> {
-        Self::new(
-            moment("opens_at", raw.opens_at)?,
-            moment("closes_at", raw.closes_at)?,
-        )
+        Self::new(moment("opens_at", raw.opens_at)?, moment("closes_at", raw.closes_at)?)
     }
 }
 
 impl From<Window> for UncheckedWindow {
     fn from(window: Window) -> Self {
-        Self {
-            opens_at: window.opens_at.ms(),
-            closes_at: window.closes_at.ms(),
-        }
+        Self { opens_at: window.opens_at.ms(), closes_at: window.closes_at.ms() }
     }
 }
 
@@ -164,10 +155,7 @@ impl Definition {
     /// The same definition with another window.
     #[must_use]
     pub fn rescheduled(&self, window: Window) -> Self {
-        Self {
-            window,
-            ..self.clone()
-        }
+        Self { window, ..self.clone() }
     }
 }
 
@@ -215,38 +203,26 @@ impl UncheckedDefinition {
             || self.name.len() > NAME_BYTES_MAX
             || self.name.chars().any(char::is_control)
         {
-            wrong(
-                "name",
-                format!("must have 1..={NAME_BYTES_MAX} bytes and no control characters"),
-            );
+            wrong("name", format!("must have 1..={NAME_BYTES_MAX} bytes and no control characters"));
         }
-        let quantity = u32::try_from(self.quantity)
-            .ok()
-            .filter(|count| (1..=QUANTITY_MAX).contains(count));
+        let quantity = u32::try_from(self.quantity).ok().filter(|count| (1..=QUANTITY_MAX).contains(count));
         if quantity.is_none() {
             wrong("quantity", format!("must be 1..={QUANTITY_MAX}"));
         }
-        let per_user_limit = u16::try_from(self.per_user_limit)
-            .ok()
-            .filter(|limit| (1..=PER_USER_LIMIT_MAX).contains(limit));
+        let per_user_limit =
+            u16::try_from(self.per_user_limit).ok().filter(|limit| (1..=PER_USER_LIMIT_MAX).contains(limit));
         if per_user_limit.is_none() {
             wrong("per_user_limit", format!("must be 1..={PER_USER_LIMIT_MAX}"));
         }
         if let Some(Expiry::DaysAfterIssue(days)) = self.expiry
             && !(1..=EXPIRY_DAYS_MAX).contains(&days)
         {
-            wrong(
-                "expiry.days_after_issue",
-                format!("must be 1..={EXPIRY_DAYS_MAX}"),
-            );
+            wrong("expiry.days_after_issue", format!("must be 1..={EXPIRY_DAYS_MAX}"));
         }
         if self.rules == 0 {
             wrong("rules", "start at 1".to_owned());
         }
-        let window = Window::try_from(UncheckedWindow {
-            opens_at: self.opens_at,
-            closes_at: self.closes_at,
-        });
+        let window = Window::try_from(UncheckedWindow { opens_at: self.opens_at, closes_at: self.closes_at });
         match (quantity, per_user_limit, window) {
             (Some(quantity), Some(per_user_limit), Ok(window)) if errors.is_empty() => Ok(Definition {
                 name: Arc::from(self.name),
@@ -300,10 +276,7 @@ impl From<Definition> for UncheckedDefinition {
 }
 
 fn moment(field: &'static str, ms: i64) -> Result<Timestamp, FieldError> {
-    Timestamp::from_ms(ms).map_err(|error| FieldError {
-        field,
-        problem: format!("is wrong: {error}"),
-    })
+    Timestamp::from_ms(ms).map_err(|error| FieldError { field, problem: format!("is wrong: {error}") })
 }
 
 /// What an operator has made of a coupon. Whether it is open at this moment follows from its window as well.
@@ -413,10 +386,7 @@ mod tests {
         let definition = raw().check().unwrap();
         let json = serde_json::to_string(&definition).unwrap();
         assert_eq!(serde_json::from_str::<Definition>(&json).unwrap(), definition);
-        assert_eq!(
-            definition.expiry().unwrap().of(Timestamp::EPOCH).ms(),
-            30 * 86_400_000
-        );
+        assert_eq!(definition.expiry().unwrap().of(Timestamp::EPOCH).ms(), 30 * 86_400_000);
     }
 
     #[test]
@@ -430,22 +400,10 @@ mod tests {
             rules: 0,
             ..raw()
         };
-        let fields: Vec<_> = wrong
-            .check()
-            .unwrap_err()
-            .into_iter()
-            .map(|error| error.field)
-            .collect();
+        let fields: Vec<_> = wrong.check().unwrap_err().into_iter().map(|error| error.field).collect();
         assert_eq!(
             fields,
-            [
-                "name",
-                "quantity",
-                "per_user_limit",
-                "expiry.days_after_issue",
-                "rules",
-                "closes_at"
-            ]
+            ["name", "quantity", "per_user_limit", "expiry.days_after_issue", "rules", "closes_at"]
         );
     }
 
@@ -460,20 +418,8 @@ mod tests {
         };
         assert!(largest.clone().check().is_ok());
         assert!(
-            UncheckedDefinition {
-                name: "x".repeat(NAME_BYTES_MAX + 1),
-                ..largest.clone()
-            }
-            .check()
-            .is_err()
+            UncheckedDefinition { name: "x".repeat(NAME_BYTES_MAX + 1), ..largest.clone() }.check().is_err()
         );
-        assert!(
-            UncheckedDefinition {
-                per_user_limit: 101,
-                ..largest
-            }
-            .check()
-            .is_err()
-        );
+        assert!(UncheckedDefinition { per_user_limit: 101, ..largest }.check().is_err());
     }
 }

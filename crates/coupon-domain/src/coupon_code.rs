@@ -76,15 +76,9 @@ impl FromStr for CouponCode {
         if digits.len() != DIGITS || digits.iter().any(|value| *value > 31) {
             return Err(MalformedCouponCode::Digits);
         }
-        let value = digits
-            .iter()
-            .try_fold(0u128, |sum, digit| Some(sum << 5 | u128::try_from(*digit).ok()?));
+        let value = digits.iter().try_fold(0u128, |sum, digit| Some(sum << 5 | u128::try_from(*digit).ok()?));
         let code = Self(value.ok_or(MalformedCouponCode::Digits)?);
-        if code.check() == *check {
-            Ok(code)
-        } else {
-            Err(MalformedCouponCode::Check)
-        }
+        if code.check() == *check { Ok(code) } else { Err(MalformedCouponCode::Check) }
     }
 }
 
@@ -98,11 +92,7 @@ mod tests {
 
     fn code(issue_no: u32) -> CouponCode {
         let key = Key::from_secret(&[9; 32]).unwrap();
-        CouponCode::mint(
-            &key,
-            CouponId::new(Partition::new(2).unwrap(), Uuid::from_u128(1)),
-            issue_no,
-        )
+        CouponCode::mint(&key, CouponId::new(Partition::new(2).unwrap(), Uuid::from_u128(1)), issue_no)
     }
 
     #[test]
@@ -135,18 +125,8 @@ mod tests {
 
     #[test]
     fn other_lengths_are_no_codes() {
-        for wrong in [
-            "",
-            "0",
-            "0000-0000-0000-0000",
-            "0000-0000-0000-0000-00",
-            "U000-0000-0000-0000-0",
-        ] {
-            assert_eq!(
-                wrong.parse::<CouponCode>(),
-                Err(MalformedCouponCode::Digits),
-                "{wrong:?}"
-            );
+        for wrong in ["", "0", "0000-0000-0000-0000", "0000-0000-0000-0000-00", "U000-0000-0000-0000-0"] {
+            assert_eq!(wrong.parse::<CouponCode>(), Err(MalformedCouponCode::Digits), "{wrong:?}");
         }
     }
 }

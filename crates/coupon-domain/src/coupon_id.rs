@@ -49,12 +49,7 @@ impl CouponId {
         out.push(b'c');
         write_decimal(self.partition.number().unsigned_abs(), out);
         out.push(b'-');
-        out.extend_from_slice(
-            self.unique
-                .simple()
-                .encode_lower(&mut Uuid::encode_buffer())
-                .as_bytes(),
-        );
+        out.extend_from_slice(self.unique.simple().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
     }
 }
 
@@ -84,10 +79,8 @@ impl FromStr for CouponId {
     type Err = MalformedCouponId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (partition, unique) = text
-            .strip_prefix('c')
-            .and_then(|rest| rest.split_once('-'))
-            .ok_or(MalformedCouponId)?;
+        let (partition, unique) =
+            text.strip_prefix('c').and_then(|rest| rest.split_once('-')).ok_or(MalformedCouponId)?;
         let partition = parse_decimal(partition)
             .and_then(|number| i32::try_from(number).ok())
             .and_then(|number| Partition::new(number).ok())

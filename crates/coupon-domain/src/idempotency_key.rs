@@ -40,17 +40,9 @@ mod tests {
 
     #[test]
     fn only_visible_ascii_within_the_limit_is_a_key() {
-        assert!(
-            "a".repeat(IDEMPOTENCY_KEY_CHARS_MAX)
-                .parse::<IdempotencyKey>()
-                .is_ok()
-        );
+        assert!("a".repeat(IDEMPOTENCY_KEY_CHARS_MAX).parse::<IdempotencyKey>().is_ok());
         for wrong in ["", "a b", "é", "a\n", &"a".repeat(IDEMPOTENCY_KEY_CHARS_MAX + 1)] {
-            assert_eq!(
-                wrong.parse::<IdempotencyKey>(),
-                Err(MalformedIdempotencyKey),
-                "{wrong:?}"
-            );
+            assert_eq!(wrong.parse::<IdempotencyKey>(), Err(MalformedIdempotencyKey), "{wrong:?}");
         }
     }
 }

@@ -45,11 +45,7 @@ impl FromStr for KeyId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let length_fits = (1..=KEY_ID_CHARS_MAX).contains(&text.len());
-        if length_fits
-            && text
-                .bytes()
-                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-        {
+        if length_fits && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
             Ok(Self(Arc::from(text)))
         } else {
             Err(MalformedKeyId)
@@ -119,38 +115,22 @@ impl Key {
     pub fn claim_id(&self, coupon_id: CouponId, user: &UserId, round: Round, slot: Slot) -> ClaimId {
         let mac = first(&tag(
             &self.claim_id,
-            &[
-                &coupon_bytes(coupon_id),
-                &[round.number()],
-                &slot.0.to_be_bytes(),
-                user.as_str().as_bytes(),
-            ],
+            &[&coupon_bytes(coupon_id), &[round.number()], &slot.0.to_be_bytes(), user.as_str().as_bytes()],
         ));
-        ClaimId {
-            coupon_id,
-            round,
-            slot,
-            mac,
-        }
+        ClaimId { coupon_id, round, slot, mac }
     }
 
     /// True where this key made the claim id for this user (compared in constant time).
     #[must_use]
     pub fn owns(&self, claim_id: &ClaimId, user: &UserId) -> bool {
         let expected = self.claim_id(claim_id.coupon_id, user, claim_id.round, claim_id.slot);
-        bool::from(subtle::ConstantTimeEq::ct_eq(
-            &expected.mac[..],
-            &claim_id.mac[..],
-        ))
+        bool::from(subtle::ConstantTimeEq::ct_eq(&expected.mac[..], &claim_id.mac[..]))
     }
 
     /// The slot that this Idempotency-Key names: 64 bits, never zero.
     #[must_use]
     pub fn slot(&self, coupon_id: CouponId, idempotency_key: &IdempotencyKey) -> Slot {
-        let bytes = first(&tag(
-            &self.slot,
-            &[&coupon_bytes(coupon_id), idempotency_key.as_str().as_bytes()],
-        ));
+        let bytes = first(&tag(&self.slot, &[&coupon_bytes(coupon_id), idempotency_key.as_str().as_bytes()]));
         Slot(u64::from_be_bytes(bytes).max(1))
     }
 
@@ -164,21 +144,14 @@ impl Key {
     ) -> CommandId {
         let mac = first(&tag(
             &self.command_id,
-            &[
-                &coupon_bytes(coupon_id),
-                &[kind.number()],
-                idempotency_key.as_str().as_bytes(),
-            ],
+            &[&coupon_bytes(coupon_id), &[kind.number()], idempotency_key.as_str().as_bytes()],
         ));
         CommandId { coupon_id, mac }
     }
 
     /// Eighty bits that name the issued coupon with this number ([`crate::coupon_code`] spells them).
     pub(crate) fn coupon_code_bits(&self, coupon_id: CouponId, issue_no: u32) -> [u8; 10] {
-        first(&tag(
-            &self.coupon_code,
-            &[&coupon_bytes(coupon_id), &issue_no.to_be_bytes()],
-        ))
+        first(&tag(&self.coupon_code, &[&coupon_bytes(coupon_id), &issue_no.to_be_bytes()]))
     }
 
     /// The mac of a stream token ([`crate::stream_token`]).
@@ -281,10 +254,7 @@ mod tests {
     #[test]
     fn a_claim_id_depends_on_coupon_user_round_slot_and_key() {
         let base = key(1).claim_id(coupon(1), &user("ann"), Round::FIRST, Slot::ONLY);
-        assert_eq!(
-            base,
-            key(1).claim_id(coupon(1), &user("ann"), Round::FIRST, Slot::ONLY)
-        );
+        assert_eq!(base, key(1).claim_id(coupon(1), &user("ann"), Round::FIRST, Slot::ONLY));
         let others = [
             key(2).claim_id(coupon(1), &user("ann"), Round::FIRST, Slot::ONLY),
             key(1).claim_id(coupon(2), &user("ann"), Round::FIRST, Slot::ONLY),
@@ -303,13 +273,7 @@ mod tests {
         let ring = KeyRing::new([("a".parse().unwrap(), key(2)), ("b".parse().unwrap(), key(1))].into());
         assert!(ring.owns(&claim, &user("ann")));
         assert!(!ring.owns(&claim, &user("bob")));
-        assert!(!ring.owns(
-            &ClaimId {
-                round: Round::new(1).unwrap(),
-                ..claim
-            },
-            &user("ann")
-        ));
+        assert!(!ring.owns(&ClaimId { round: Round::new(1).unwrap(), ..claim }, &user("ann")));
         let other = KeyRing::new([("a".parse().unwrap(), key(2))].into());
         assert!(!other.owns(&claim, &user("ann")));
     }

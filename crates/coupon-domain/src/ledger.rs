@@ -140,27 +140,20 @@ impl<S: BuildHasher + Clone> Ledger<S> {
     /// The coupon's claims with a final outcome, by rank: those of ranks `from + 1 ..= to` (as far as there are any).
     #[must_use]
     pub fn settled(&self, coupon_id: CouponId, from: u32, to: u32) -> &[SettledClaim] {
-        self.coupons
-            .get(&coupon_id)
-            .map_or(&[], |entry| entry.claims.range(from, to))
+        self.coupons.get(&coupon_id).map_or(&[], |entry| entry.claims.range(from, to))
     }
 
     /// The claim id that a settled claim of the coupon names as the winner.
     #[must_use]
     pub fn granted_claim(&self, coupon_id: CouponId, claim: &SettledClaim) -> Option<ClaimId> {
         let entry = self.coupons.get(&coupon_id)?;
-        entry
-            .claims
-            .winner(claim)
-            .map(|winner| winner.claim_id(coupon_id))
+        entry.claims.winner(claim).map(|winner| winner.claim_id(coupon_id))
     }
 
     /// How many claims of the coupon have a final outcome: the last rank.
     #[must_use]
     pub fn settled_count(&self, coupon_id: CouponId) -> u32 {
-        self.coupons
-            .get(&coupon_id)
-            .map_or(0, |entry| entry.claims.count())
+        self.coupons.get(&coupon_id).map_or(0, |entry| entry.claims.count())
     }
 
     /// Decides the next record of the line.
@@ -169,15 +162,9 @@ impl<S: BuildHasher + Clone> Ledger<S> {
     /// [`OutOfOrder`]: it is not the next one. The caller has lost or repeated a record and must not go on.
     pub fn fold(&mut self, record: LogRecord) -> Result<Outcome, OutOfOrder> {
         if record.src_offset != self.next_src {
-            return Err(OutOfOrder {
-                expected: self.next_src,
-                found: record.src_offset,
-            });
+            return Err(OutOfOrder { expected: self.next_src, found: record.src_offset });
         }
-        let moment = Moment {
-            src_offset: record.src_offset,
-            appended_at: record.appended_at,
-        };
+        let moment = Moment { src_offset: record.src_offset, appended_at: record.appended_at };
         let mut outcome = match record.body {
             Body::Readable(Input::Claim(claim)) => self.claim(moment, claim),
             Body::Readable(Input::Command(command)) => self.command(moment, &command),
@@ -200,13 +187,7 @@ impl<S: BuildHasher + Clone> Ledger<S> {
         };
         let (decided_offset, subject) = entry.decide(moment, claim);
         let (rules, remaining) = (entry.state.definition.rules(), entry.state.remaining());
-        self.outcome(
-            moment,
-            decided_offset,
-            rules,
-            Some(remaining),
-            Subject::Claim(subject),
-        )
+        self.outcome(moment, decided_offset, rules, Some(remaining), Subject::Claim(subject))
     }
 
     fn command(&mut self, moment: Moment, command: &Command) -> Outcome {
@@ -216,9 +197,7 @@ impl<S: BuildHasher + Clone> Ledger<S> {
         }
         let answer = command::answer(&mut self.coupons, &self.hasher, moment, command);
         let state = self.coupon(coupon_id).cloned();
-        let rules = state
-            .as_ref()
-            .map_or(RULES_WITHOUT_COUPON, |state| state.definition.rules());
+        let rules = state.as_ref().map_or(RULES_WITHOUT_COUPON, |state| state.definition.rules());
         let remaining = state.as_ref().map(CouponState::remaining);
         let subject = Subject::Command(Box::new(CommandOutcome {
             command_id: command.command_id,
@@ -245,19 +224,8 @@ impl<S: BuildHasher + Clone> Ledger<S> {
         remaining: Option<u32>,
         subject: Subject,
     ) -> Outcome {
-        let Moment {
-            src_offset,
-            appended_at,
-        } = moment;
-        Outcome {
-            src_offset,
-            appended_at,
-            decided_offset,
-            rules,
-            remaining,
-            subject,
-            chain: self.chain,
-        }
+        let Moment { src_offset, appended_at } = moment;
+        Outcome { src_offset, appended_at, decided_offset, rules, remaining, subject, chain: self.chain }
     }
 }
 
@@ -299,34 +267,17 @@ impl<S: BuildHasher + Clone> CouponEntry<S> {
     fn winner_in_the_way(&self, claim: &Claim) -> Option<u32> {
         let limit = usize::from(self.state.definition.per_user_limit());
         let held = self.claims.issued_to(&claim.user_id);
-        let same_slot = held
-            .iter()
-            .copied()
-            .find(|issue_no| self.claims.slot_of(*issue_no) == Some(claim.claim_id.slot));
-        same_slot.or_else(|| {
-            if held.len() >= limit {
-                held.first().copied()
-            } else {
-                None
-            }
-        })
+        let same_slot =
+            held.iter().copied().find(|issue_no| self.claims.slot_of(*issue_no) == Some(claim.claim_id.slot));
+        same_slot.or_else(|| if held.len() >= limit { held.first().copied() } else { None })
     }
 
     fn grant(&mut self, moment: Moment, claim: Claim) -> (Offset, ClaimOutcome) {
         self.state.issued += 1;
         self.state.last_grant_offset = Some(moment.src_offset);
-        let (issue_no, user_nth) = (
-            self.state.issued,
-            self.claims.held_by(&claim.user_id).saturating_add(1),
-        );
+        let (issue_no, user_nth) = (self.state.issued, self.claims.held_by(&claim.user_id).saturating_add(1));
         let rank = self.claims.push(
-            SettledClaim::new(
-                &claim.claim_id,
-                ClaimCode::Granted,
-                moment,
-                Some(issue_no),
-                user_nth,
-            ),
+            SettledClaim::new(&claim.claim_id, ClaimCode::Granted, moment, Some(issue_no), user_nth),
             Some(&claim.user_id),
         );
         let outcome = ClaimOutcome {
@@ -350,10 +301,8 @@ impl<S: BuildHasher + Clone> CouponEntry<S> {
         winner: Option<u32>,
     ) -> (Offset, ClaimOutcome) {
         let settled = SettledClaim::new(&claim.claim_id, code, moment, winner, 0);
-        let granted_claim_id = self
-            .claims
-            .winner(&settled)
-            .map(|winner| winner.claim_id(self.state.coupon_id));
+        let granted_claim_id =
+            self.claims.winner(&settled).map(|winner| winner.claim_id(self.state.coupon_id));
         let rank = self.claims.push(settled, None);
         let outcome = ClaimOutcome {
             claim_id: claim.claim_id,
@@ -377,10 +326,7 @@ impl<S: BuildHasher + Clone> CouponEntry<S> {
             issue_no: settled.issue_no(),
             user_nth: settled.user_nth(),
             rank: Some(rank),
-            granted_claim_id: self
-                .claims
-                .winner(settled)
-                .map(|winner| winner.claim_id(self.state.coupon_id)),
+            granted_claim_id: self.claims.winner(settled).map(|winner| winner.claim_id(self.state.coupon_id)),
         }
     }
 }

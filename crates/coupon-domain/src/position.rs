@@ -80,11 +80,7 @@ impl Offset {
     /// # Errors
     /// The number is negative (Kafka's logical offsets are not places).
     pub fn new(number: i64) -> Result<Self, NegativeOffset> {
-        if number < 0 {
-            Err(NegativeOffset(number))
-        } else {
-            Ok(Self(number))
-        }
+        if number < 0 { Err(NegativeOffset(number)) } else { Ok(Self(number)) }
     }
 
     /// The number, as Kafka counts it.

@@ -31,10 +31,7 @@ impl RecordIdentity {
             Subject::Command(command) => Some(command.command_id.to_string()),
             Subject::Invalid(invalid) => invalid.claim_id.map(|claim_id| claim_id.to_string()),
         };
-        Self {
-            id,
-            appended_at: outcome.appended_at,
-        }
+        Self { id, appended_at: outcome.appended_at }
     }
 
     /// The identity of a record of this partition, as its outcome will have it.
@@ -45,18 +42,11 @@ impl RecordIdentity {
             Body::Readable(Input::Command(command)) => {
                 // A command for another partition is answered as a record that names no claim.
                 let ours = command.command_id.coupon_id.partition() == partition;
-                if ours {
-                    Some(command.command_id.to_string())
-                } else {
-                    None
-                }
+                if ours { Some(command.command_id.to_string()) } else { None }
             }
             Body::Undecodable(claim_id) => claim_id.map(|claim_id| claim_id.to_string()),
         };
-        Self {
-            id,
-            appended_at: record.appended_at,
-        }
+        Self { id, appended_at: record.appended_at }
     }
 }
 
@@ -142,13 +132,7 @@ pub fn choose_base(stored: Stored, claims: LogBounds, outcomes: LogBounds) -> Re
         Stored::Progress { watermark, .. } if outcomes.end < watermark.next_outcome_offset => {
             Err(Stop::Halt(HaltReason::LogMismatch))
         }
-        Stored::Progress {
-            watermark,
-            last_record,
-        } => Ok(Base::Checkpoint {
-            watermark,
-            last_record,
-        }),
+        Stored::Progress { watermark, last_record } => Ok(Base::Checkpoint { watermark, last_record }),
     }
 }
 
@@ -229,24 +213,12 @@ pub fn plan_replay(
         return Err(Stop::Halt(HaltReason::LogMismatch));
     }
     let handshake = match (base, watermark.next_src.previous()) {
-        (
-            Base::Checkpoint {
-                last_record: Some(identity),
-                ..
-            },
-            Some(offset),
-        ) if offset >= claims.start => Handshake::Record {
-            offset,
-            identity: identity.clone(),
-        },
+        (Base::Checkpoint { last_record: Some(identity), .. }, Some(offset)) if offset >= claims.start => {
+            Handshake::Record { offset, identity: identity.clone() }
+        }
         _ => Handshake::NotNeeded,
     };
-    Ok(Replay {
-        from: watermark.next_src,
-        next_undecided,
-        chain,
-        handshake,
-    })
+    Ok(Replay { from: watermark.next_src, next_undecided, chain, handshake })
 }
 
 /// Step three: the record at the store's place must be the one it remembers.
@@ -254,11 +226,7 @@ pub fn plan_replay(
 /// # Errors
 /// [`HaltReason::LogMismatch`].
 pub fn check_handshake(expected: &RecordIdentity, found: &RecordIdentity) -> Result<(), HaltReason> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(HaltReason::LogMismatch)
-    }
+    if expected == found { Ok(()) } else { Err(HaltReason::LogMismatch) }
 }
 
 /// Step four: the chain that came out at W must be the one the log holds there.
@@ -266,11 +234,7 @@ pub fn check_handshake(expected: &RecordIdentity, found: &RecordIdentity) -> Res
 /// # Errors
 /// [`HaltReason::ChainMismatch`]: this release, or this store, would decide differently from what was said.
 pub fn check_chain(expected: Chain, computed: Chain) -> Result<(), HaltReason> {
-    if expected == computed {
-        Ok(())
-    } else {
-        Err(HaltReason::ChainMismatch)
-    }
+    if expected == computed { Ok(()) } else { Err(HaltReason::ChainMismatch) }
 }
 
 #[cfg(test)]
@@ -282,10 +246,7 @@ mod tests {
     }
 
     fn bounds(start: i64, end: i64) -> LogBounds {
-        LogBounds {
-            start: offset(start),
-            end: offset(end),
-        }
+        LogBounds { start: offset(start), end: offset(end) }
     }
 
     fn partition() -> Partition {
@@ -297,10 +258,7 @@ mod tests {
     }
 
     fn identity() -> RecordIdentity {
-        RecordIdentity {
-            id: Some("claim".to_owned()),
-            appended_at: Timestamp::from_ms(5).unwrap(),
-        }
+        RecordIdentity { id: Some("claim".to_owned()), appended_at: Timestamp::from_ms(5).unwrap() }
     }
 
     fn stored(next_src: i64, next_outcome_offset: i64) -> Base {
@@ -315,19 +273,13 @@ mod tests {
     }
 
     fn said(src_offset: i64) -> Option<LastOutcome> {
-        Some(LastOutcome {
-            src_offset: offset(src_offset),
-            chain: chain(2),
-        })
+        Some(LastOutcome { src_offset: offset(src_offset), chain: chain(2) })
     }
 
     #[test]
     fn without_a_store_only_complete_logs_are_enough() {
         for store in [Stored::Unreachable, Stored::Nothing] {
-            assert_eq!(
-                choose_base(store.clone(), bounds(0, 9), bounds(0, 9)),
-                Ok(Base::Empty)
-            );
+            assert_eq!(choose_base(store.clone(), bounds(0, 9), bounds(0, 9)), Ok(Base::Empty));
             for (claims, outcomes) in [(bounds(1, 9), bounds(0, 9)), (bounds(0, 9), bounds(9, 9))] {
                 assert_eq!(
                     choose_base(store.clone(), claims, outcomes),
@@ -339,59 +291,30 @@ mod tests {
 
     #[test]
     fn an_outcomes_log_that_ends_before_the_stores_place_halts() {
-        let Base::Checkpoint {
-            watermark,
-            last_record,
-        } = stored(5, 7)
-        else {
-            unreachable!()
-        };
-        let progress = Stored::Progress {
-            watermark,
-            last_record,
-        };
+        let Base::Checkpoint { watermark, last_record } = stored(5, 7) else { unreachable!() };
+        let progress = Stored::Progress { watermark, last_record };
         assert_eq!(
             choose_base(progress.clone(), bounds(0, 9), bounds(0, 6)),
             Err(Stop::Halt(HaltReason::LogMismatch))
         );
-        assert_eq!(
-            choose_base(progress, bounds(3, 9), bounds(7, 7)),
-            Ok(stored(5, 7))
-        );
+        assert_eq!(choose_base(progress, bounds(3, 9), bounds(7, 7)), Ok(stored(5, 7)));
     }
 
     #[test]
     fn the_highest_outcome_is_the_last_word_wherever_copies_stand() {
-        let word = |src| LastOutcome {
-            src_offset: offset(src),
-            chain: chain(2),
-        };
-        let last = [3, 4, 5, 3, 4]
-            .map(word)
-            .into_iter()
-            .fold(None, |known, next| Some(last_word(known, next)));
+        let word = |src| LastOutcome { src_offset: offset(src), chain: chain(2) };
+        let last =
+            [3, 4, 5, 3, 4].map(word).into_iter().fold(None, |known, next| Some(last_word(known, next)));
         assert_eq!(last, Some(word(5)));
     }
 
     #[test]
     fn the_line_is_replayed_from_the_store_to_the_last_word() {
         let plan = plan_replay(partition(), &stored(5, 7), said(8), bounds(0, 20)).unwrap();
-        assert_eq!(
-            (plan.from, plan.next_undecided, plan.chain),
-            (offset(5), offset(9), chain(2))
-        );
-        assert_eq!(
-            plan.handshake,
-            Handshake::Record {
-                offset: offset(4),
-                identity: identity()
-            }
-        );
+        assert_eq!((plan.from, plan.next_undecided, plan.chain), (offset(5), offset(9), chain(2)));
+        assert_eq!(plan.handshake, Handshake::Record { offset: offset(4), identity: identity() });
         let quiet = plan_replay(partition(), &stored(5, 7), said(3), bounds(0, 20)).unwrap();
-        assert_eq!(
-            (quiet.from, quiet.next_undecided, quiet.chain),
-            (offset(5), offset(5), chain(1))
-        );
+        assert_eq!((quiet.from, quiet.next_undecided, quiet.chain), (offset(5), offset(5), chain(1)));
     }
 
     #[test]
@@ -410,10 +333,7 @@ mod tests {
             plan_replay(partition(), &stored(5, 7), said(4), bounds(0, 20)),
             Err(Stop::Halt(HaltReason::ChainMismatch))
         );
-        let same = Some(LastOutcome {
-            src_offset: offset(4),
-            chain: chain(1),
-        });
+        let same = Some(LastOutcome { src_offset: offset(4), chain: chain(1) });
         assert!(plan_replay(partition(), &stored(5, 7), same, bounds(0, 20)).is_ok());
     }
 
@@ -424,26 +344,14 @@ mod tests {
             plan(&stored(5, 7), said(7), bounds(9, 20)),
             Err(Stop::Halt(HaltReason::UndecidedDeleted))
         );
-        assert_eq!(
-            plan(&stored(5, 7), said(8), bounds(9, 20)),
-            Err(Stop::Wait(Waiting::ForWriter))
-        );
-        assert_eq!(
-            plan(&stored(5, 7), said(8), bounds(0, 8)),
-            Err(Stop::Halt(HaltReason::LogMismatch))
-        );
-        assert_eq!(
-            plan(&stored(5, 7), None, bounds(0, 4)),
-            Err(Stop::Halt(HaltReason::LogMismatch))
-        );
+        assert_eq!(plan(&stored(5, 7), said(8), bounds(9, 20)), Err(Stop::Wait(Waiting::ForWriter)));
+        assert_eq!(plan(&stored(5, 7), said(8), bounds(0, 8)), Err(Stop::Halt(HaltReason::LogMismatch)));
+        assert_eq!(plan(&stored(5, 7), None, bounds(0, 4)), Err(Stop::Halt(HaltReason::LogMismatch)));
     }
 
     #[test]
     fn another_record_or_another_chain_halts() {
-        let other = RecordIdentity {
-            id: None,
-            ..identity()
-        };
+        let other = RecordIdentity { id: None, ..identity() };
         assert_eq!(check_handshake(&identity(), &identity()), Ok(()));
         assert_eq!(check_handshake(&identity(), &other), Err(HaltReason::LogMismatch));
         assert_eq!(check_chain(chain(1), chain(1)), Ok(()));

@@ -43,11 +43,7 @@ impl StreamToken {
         ticket_offset: Option<Offset>,
         expires_at: Timestamp,
     ) -> Self {
-        Self {
-            ticket_offset,
-            expires_at,
-            mac: mac(key, claim_id, ticket_offset, expires_at),
-        }
+        Self { ticket_offset, expires_at, mac: mac(key, claim_id, ticket_offset, expires_at) }
     }
 
     /// Checks that the token was made for this claim by one of our keys and has not expired at `now`.
@@ -67,21 +63,13 @@ impl StreamToken {
         if !ours {
             return Err(StreamTokenRefused::OtherClaim);
         }
-        if now >= self.expires_at {
-            Err(StreamTokenRefused::Expired)
-        } else {
-            Ok(())
-        }
+        if now >= self.expires_at { Err(StreamTokenRefused::Expired) } else { Ok(()) }
     }
 }
 
 fn mac(key: &Key, claim_id: &ClaimId, ticket_offset: Option<Offset>, expires_at: Timestamp) -> [u8; 16] {
     let ticket = ticket_offset.map_or(-1, Offset::number);
-    key.stream_token_mac(&[
-        &claim_id.mac,
-        &ticket.to_be_bytes(),
-        &expires_at.ms().to_be_bytes(),
-    ])
+    key.stream_token_mac(&[&claim_id.mac, &ticket.to_be_bytes(), &expires_at.ms().to_be_bytes()])
 }
 
 impl fmt::Display for StreamToken {
@@ -92,12 +80,7 @@ impl fmt::Display for StreamToken {
         }
         let mut text = smallvec::SmallVec::new();
         write_hex(&self.mac, &mut text);
-        write!(
-            f,
-            "{}.{}",
-            self.expires_at.ms(),
-            std::str::from_utf8(&text).unwrap_or_default()
-        )
+        write!(f, "{}.{}", self.expires_at.ms(), std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -113,11 +96,7 @@ impl FromStr for StreamToken {
                 number => Some(Offset::new(number.parse().ok()?).ok()?),
             };
             let expires_at = Timestamp::from_ms(expires_at.parse().ok()?).ok()?;
-            Some(Self {
-                ticket_offset,
-                expires_at,
-                mac: parse_mac(mac)?,
-            })
+            Some(Self { ticket_offset, expires_at, mac: parse_mac(mac)? })
         };
         read().ok_or(StreamTokenRefused::Malformed)
     }
@@ -147,37 +126,15 @@ mod tests {
             let read: StreamToken = token.to_string().parse().unwrap();
             assert_eq!(read, token);
             assert_eq!(read.verify(&ring, &claim("ann"), at(999)), Ok(()));
-            assert_eq!(
-                read.verify(&ring, &claim("ann"), at(1000)),
-                Err(StreamTokenRefused::Expired)
-            );
-            assert_eq!(
-                read.verify(&ring, &claim("bob"), at(0)),
-                Err(StreamTokenRefused::OtherClaim)
-            );
-            let stretched = StreamToken {
-                expires_at: at(2000),
-                ..read
-            };
-            assert_eq!(
-                stretched.verify(&ring, &claim("ann"), at(0)),
-                Err(StreamTokenRefused::OtherClaim)
-            );
-            let moved = StreamToken {
-                ticket_offset: Some(Offset::ZERO),
-                ..read
-            };
-            assert_eq!(
-                moved.verify(&ring, &claim("ann"), at(0)),
-                Err(StreamTokenRefused::OtherClaim)
-            );
+            assert_eq!(read.verify(&ring, &claim("ann"), at(1000)), Err(StreamTokenRefused::Expired));
+            assert_eq!(read.verify(&ring, &claim("bob"), at(0)), Err(StreamTokenRefused::OtherClaim));
+            let stretched = StreamToken { expires_at: at(2000), ..read };
+            assert_eq!(stretched.verify(&ring, &claim("ann"), at(0)), Err(StreamTokenRefused::OtherClaim));
+            let moved = StreamToken { ticket_offset: Some(Offset::ZERO), ..read };
+            assert_eq!(moved.verify(&ring, &claim("ann"), at(0)), Err(StreamTokenRefused::OtherClaim));
         }
         for wrong in ["", "1.2", "a.1.00", "-1.5.00000000000000000000000000000000"] {
-            assert_eq!(
-                wrong.parse::<StreamToken>(),
-                Err(StreamTokenRefused::Malformed),
-                "{wrong:?}"
-            );
+            assert_eq!(wrong.parse::<StreamToken>(), Err(StreamTokenRefused::Malformed), "{wrong:?}");
         }
     }
 }

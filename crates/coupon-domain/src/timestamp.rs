@@ -27,11 +27,7 @@ impl Timestamp {
     /// # Errors
     /// It lies before 1970 or after 9999.
     pub fn from_ms(ms: i64) -> Result<Self, TimestampOutOfRange> {
-        if (0..=TIMESTAMP_MS_MAX).contains(&ms) {
-            Ok(Self(ms))
-        } else {
-            Err(TimestampOutOfRange(ms))
-        }
+        if (0..=TIMESTAMP_MS_MAX).contains(&ms) { Ok(Self(ms)) } else { Err(TimestampOutOfRange(ms)) }
     }
 
     /// Milliseconds since the epoch.

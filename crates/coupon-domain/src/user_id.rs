@@ -85,29 +85,19 @@ mod tests {
     fn the_limit_is_counted_in_bytes() {
         assert!("é".repeat(USER_ID_BYTES_MAX / 2).parse::<UserId>().is_ok());
         let too_long = "é".repeat(USER_ID_BYTES_MAX / 2) + "x";
-        assert_eq!(
-            too_long.parse::<UserId>(),
-            Err(MalformedUserId::TooLong(USER_ID_BYTES_MAX + 1))
-        );
+        assert_eq!(too_long.parse::<UserId>(), Err(MalformedUserId::TooLong(USER_ID_BYTES_MAX + 1)));
         assert_eq!("".parse::<UserId>(), Err(MalformedUserId::Empty));
     }
 
     #[test]
     fn control_characters_are_refused() {
         for wrong in ["a\0b", "\n", "\u{7f}", "\u{85}"] {
-            assert_eq!(
-                wrong.parse::<UserId>(),
-                Err(MalformedUserId::ControlCharacter),
-                "{wrong:?}"
-            );
+            assert_eq!(wrong.parse::<UserId>(), Err(MalformedUserId::ControlCharacter), "{wrong:?}");
         }
     }
 
     #[test]
     fn debug_output_does_not_show_the_user() {
-        assert_eq!(
-            format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()),
-            "UserId(17 bytes)"
-        );
+        assert_eq!(format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()), "UserId(17 bytes)");
     }
 }

@@ -48,9 +48,7 @@ impl FromStr for ViewWatermark {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let Some(marker) = text.strip_prefix("push.") else {
             let number = text.parse().map_err(|_| MalformedWatermark)?;
-            return Offset::new(number)
-                .map(Self::Reflects)
-                .map_err(|_| MalformedWatermark);
+            return Offset::new(number).map(Self::Reflects).map_err(|_| MalformedWatermark);
         };
         let (push_id, chunks) = marker.split_once('.').ok_or(MalformedWatermark)?;
         Ok(Self::Pushing {
@@ -104,36 +102,22 @@ pub struct ViewSync {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Synced {
-        next_src: Offset,
-        settled: u32,
-    },
+    Synced { next_src: Offset, settled: u32 },
     Lost,
-    Pushing {
-        push_id: u64,
-        chunks: u32,
-        settled: u32,
-        target: Durable,
-    },
+    Pushing { push_id: u64, chunks: u32, settled: u32, target: Durable },
 }
 
 impl ViewSync {
     /// A view of which nothing is known yet: it is pushed whole.
     #[must_use]
     pub fn lost() -> Self {
-        Self {
-            phase: Phase::Lost,
-            in_doubt: None,
-        }
+        Self { phase: Phase::Lost, in_doubt: None }
     }
 
     /// A view that was found with this watermark, of a coupon that had `settled` claims before it.
     #[must_use]
     pub fn synced(next_src: Offset, settled: u32) -> Self {
-        Self {
-            phase: Phase::Synced { next_src, settled },
-            in_doubt: None,
-        }
+        Self { phase: Phase::Synced { next_src, settled }, in_doubt: None }
     }
 
     /// True while a full push is due or under way.
@@ -179,20 +163,12 @@ impl ViewSync {
                 from_rank: 0,
                 to_rank: 0,
             },
-            Phase::Pushing {
-                push_id,
-                chunks,
-                settled,
-                target,
-            } => {
+            Phase::Pushing { push_id, chunks, settled, target } => {
                 let to_rank = settled.saturating_add(chunk).min(target.settled);
                 let leaves = if to_rank == target.settled {
                     ViewWatermark::Reflects(target.next_src)
                 } else {
-                    ViewWatermark::Pushing {
-                        push_id,
-                        chunks: chunks.saturating_add(1),
-                    }
+                    ViewWatermark::Pushing { push_id, chunks: chunks.saturating_add(1) }
                 };
                 Step {
                     expects: Some(ViewWatermark::Pushing { push_id, chunks }),
@@ -208,44 +184,23 @@ impl ViewSync {
     pub fn answered(&mut self, step: Step, durable: Durable, reply: Reply) {
         let done = self.after(step, durable);
         match reply {
-            Reply::Written => {
-                *self = Self {
-                    phase: done,
-                    in_doubt: None,
-                }
-            }
+            Reply::Written => *self = Self { phase: done, in_doubt: None },
             Reply::Unknown => self.in_doubt = Some(done),
             Reply::Found(found) => {
-                let landed = self
-                    .in_doubt
-                    .filter(|phase| found.is_some() && phase.watermark() == found);
-                *self = Self {
-                    phase: landed.unwrap_or(Phase::Lost),
-                    in_doubt: None,
-                };
+                let landed = self.in_doubt.filter(|phase| found.is_some() && phase.watermark() == found);
+                *self = Self { phase: landed.unwrap_or(Phase::Lost), in_doubt: None };
             }
         }
     }
 
     fn after(&self, step: Step, durable: Durable) -> Phase {
         match (step.leaves, self.phase) {
-            (ViewWatermark::Reflects(next_src), _) => Phase::Synced {
-                next_src,
-                settled: step.to_rank,
-            },
-            (ViewWatermark::Pushing { push_id, chunks }, Phase::Pushing { target, .. }) => Phase::Pushing {
-                push_id,
-                chunks,
-                settled: step.to_rank,
-                target,
-            },
+            (ViewWatermark::Reflects(next_src), _) => Phase::Synced { next_src, settled: step.to_rank },
+            (ViewWatermark::Pushing { push_id, chunks }, Phase::Pushing { target, .. }) => {
+                Phase::Pushing { push_id, chunks, settled: step.to_rank, target }
+            }
             (ViewWatermark::Pushing { push_id, chunks }, Phase::Lost | Phase::Synced { .. }) => {
-                Phase::Pushing {
-                    push_id,
-                    chunks,
-                    settled: step.to_rank,
-                    target: durable,
-                }
+                Phase::Pushing { push_id, chunks, settled: step.to_rank, target: durable }
             }
         }
     }
@@ -365,10 +320,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_lost_is_recognised_by_what_it_left() {
-        let durable = Durable {
-            next_src: offset_behind(3),
-            settled: 3,
-        };
+        let durable = Durable { next_src: offset_behind(3), settled: 3 };
         let mut sync = ViewSync::synced(Offset::ZERO, 0);
         let step = sync.next_step(durable, 10, 1, offset_behind);
         sync.answered(step, durable, Reply::Unknown);
@@ -376,11 +328,7 @@ mod tests {
         sync.answered(again, durable, Reply::Found(Some(step.leaves)));
         assert!(sync.is_current(durable));
         let mut other = ViewSync::synced(Offset::ZERO, 0);
-        other.answered(
-            step,
-            durable,
-            Reply::Found(Some(ViewWatermark::Reflects(offset_behind(2)))),
-        );
+        other.answered(step, durable, Reply::Found(Some(ViewWatermark::Reflects(offset_behind(2)))));
         assert!(other.is_lost());
     }
 
@@ -389,19 +337,12 @@ mod tests {
         for watermark in [
             ViewWatermark::Reflects(Offset::ZERO),
             ViewWatermark::Reflects(offset_behind(9)),
-            ViewWatermark::Pushing {
-                push_id: u64::MAX,
-                chunks: 3,
-            },
+            ViewWatermark::Pushing { push_id: u64::MAX, chunks: 3 },
         ] {
             assert_eq!(watermark.to_string().parse(), Ok(watermark));
         }
         for wrong in ["", "-1", "push.1", "push.x.1"] {
-            assert_eq!(
-                wrong.parse::<ViewWatermark>(),
-                Err(MalformedWatermark),
-                "{wrong:?}"
-            );
+            assert_eq!(wrong.parse::<ViewWatermark>(), Err(MalformedWatermark), "{wrong:?}");
         }
     }
 }

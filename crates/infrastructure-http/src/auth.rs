@@ -56,10 +56,7 @@ impl AuthSection {
             Some(secret) if secret.len() < SECRET_BYTES_MIN => {
                 wrong(
                     "hs256_secret",
-                    format!(
-                        "must have at least {SECRET_BYTES_MIN} bytes, has {}",
-                        secret.len()
-                    ),
+                    format!("must have at least {SECRET_BYTES_MIN} bytes, has {}", secret.len()),
                 );
             }
             Some(_) => {}
@@ -124,10 +121,7 @@ impl Operator {
         if self.scopes.split(' ').any(|word| word == scope.as_str()) {
             Ok(())
         } else {
-            Err(Problem::new(
-                Code::Forbidden,
-                format!("the token's scope lacks {}", scope.as_str()),
-            ))
+            Err(Problem::new(Code::Forbidden, format!("the token's scope lacks {}", scope.as_str())))
         }
     }
 }
@@ -165,9 +159,7 @@ impl UserVerifier {
     /// # Errors
     /// 401 that says what is wrong with the token.
     pub fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
-        Ok(Caller {
-            user_id: self.0.verify(request)?.0,
-        })
+        Ok(Caller { user_id: self.0.verify(request)?.0 })
     }
 }
 
@@ -197,10 +189,7 @@ impl Verifier {
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         validation.leeway = section.leeway_s.into();
         validation.validate_nbf = true;
-        Self {
-            key: DecodingKey::from_secret(secret.as_bytes()),
-            validation,
-        }
+        Self { key: DecodingKey::from_secret(secret.as_bytes()), validation }
     }
 
     fn verify(&self, request: &HttpRequest) -> Result<(UserId, String), Problem> {
@@ -208,9 +197,7 @@ impl Verifier {
             .headers()
             .get(AUTHORIZATION)
             .ok_or_else(|| unauthorized("there is no Authorization header"))?;
-        let text = header
-            .to_str()
-            .map_err(|_| unauthorized("the Authorization header is no ASCII"))?;
+        let text = header.to_str().map_err(|_| unauthorized("the Authorization header is no ASCII"))?;
         let token = match text.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
             _ => return Err(unauthorized("the Authorization header must read: Bearer <token>")),
@@ -220,17 +207,13 @@ impl Verifier {
 
     fn verify_token(&self, token: &str) -> Result<(UserId, String), Problem> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(unauthorized(format!(
-                "the token has more than {TOKEN_BYTES_MAX} bytes"
-            )));
+            return Err(unauthorized(format!("the token has more than {TOKEN_BYTES_MAX} bytes")));
         }
         let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
             .map_err(|error| unauthorized(refusal(error.kind())))?
             .claims;
-        let user_id = claims
-            .sub
-            .parse()
-            .map_err(|error| unauthorized(format!("the token's sub: {error}")))?;
+        let user_id =
+            claims.sub.parse().map_err(|error| unauthorized(format!("the token's sub: {error}")))?;
         Ok((user_id, claims.scope))
     }
 }
@@ -262,10 +245,7 @@ mod tests {
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
     fn section() -> AuthSection {
-        AuthSection {
-            hs256_secret: Some(SECRET.to_owned()),
-            ..AuthSection::default()
-        }
+        AuthSection { hs256_secret: Some(SECRET.to_owned()), ..AuthSection::default() }
     }
 
     fn claims() -> Value {
@@ -273,18 +253,11 @@ mod tests {
     }
 
     fn token(claims: &Value, secret: &str) -> String {
-        encode(
-            &Header::default(),
-            claims,
-            &EncodingKey::from_secret(secret.as_bytes()),
-        )
-        .unwrap()
+        encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
     }
 
     fn request(token: &str) -> HttpRequest {
-        TestRequest::default()
-            .insert_header((AUTHORIZATION, format!("Bearer {token}")))
-            .to_http_request()
+        TestRequest::default().insert_header((AUTHORIZATION, format!("Bearer {token}"))).to_http_request()
     }
 
     fn with(key: &str, value: Value) -> Value {
@@ -295,9 +268,7 @@ mod tests {
 
     #[test]
     fn a_good_token_names_its_user() {
-        let caller = UserVerifier::new(&section())
-            .caller(&request(&token(&claims(), SECRET)))
-            .unwrap();
+        let caller = UserVerifier::new(&section()).caller(&request(&token(&claims(), SECRET))).unwrap();
         assert_eq!(caller.user_id.as_str(), "ann");
     }
 
@@ -307,39 +278,21 @@ mod tests {
         let mut without_aud = claims();
         without_aud.as_object_mut().unwrap().remove("aud");
         let cases = [
-            (
-                token(&claims(), "another secret of thirty-two bytes"),
-                "signature is wrong",
-            ),
+            (token(&claims(), "another secret of thirty-two bytes"), "signature is wrong"),
             (token(&with("exp", json!(1)), SECRET), "has expired"),
-            (
-                token(&with("nbf", json!(4_000_000_000u64)), SECRET),
-                "not valid yet",
-            ),
-            (
-                token(&with("aud", json!("firstcome-admin")), SECRET),
-                "aud is another",
-            ),
+            (token(&with("nbf", json!(4_000_000_000u64)), SECRET), "not valid yet"),
+            (token(&with("aud", json!("firstcome-admin")), SECRET), "aud is another"),
             (token(&with("iss", json!("somebody")), SECRET), "iss is another"),
             (token(&without_aud, SECRET), "has no aud"),
-            (
-                token(&with("sub", json!("an\u{0}n")), SECRET),
-                "sub: a user id must not contain control",
-            ),
-            (
-                token(&with("sub", json!("x".repeat(3_000))), SECRET),
-                "sub: a user id has at most",
-            ),
+            (token(&with("sub", json!("an\u{0}n")), SECRET), "sub: a user id must not contain control"),
+            (token(&with("sub", json!("x".repeat(3_000))), SECRET), "sub: a user id has at most"),
             ("x.y.z".to_owned(), "cannot be read"),
             ("x".repeat(TOKEN_BYTES_MAX + 1), "more than"),
         ];
         for (token, expected) in cases {
             let problem = verifier.caller(&request(&token)).unwrap_err();
             assert_eq!(problem.code(), Code::Unauthorized);
-            assert!(
-                problem.to_string().contains(expected),
-                "{problem} should say {expected:?}"
-            );
+            assert!(problem.to_string().contains(expected), "{problem} should say {expected:?}");
         }
         let bare = TestRequest::default().to_http_request();
         assert_eq!(verifier.caller(&bare).unwrap_err().code(), Code::Unauthorized);
@@ -352,10 +305,7 @@ mod tests {
         let token = token(&with("aud", json!("firstcome-admin")), SECRET);
         let operator = verifier.operator(&request(&token)).unwrap();
         assert!(operator.demand(Scope::ReadCoupons).is_ok());
-        assert_eq!(
-            operator.demand(Scope::WriteCoupons).unwrap_err().code(),
-            Code::Forbidden
-        );
+        assert_eq!(operator.demand(Scope::WriteCoupons).unwrap_err().code(), Code::Forbidden);
     }
 
     #[test]
@@ -363,29 +313,18 @@ mod tests {
         let header = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
         let signed = token(&claims(), SECRET);
         let body = signed.split('.').nth(1).unwrap();
-        assert!(
-            UserVerifier::new(&section())
-                .caller(&request(&format!("{header}.{body}.")))
-                .is_err()
-        );
+        assert!(UserVerifier::new(&section()).caller(&request(&format!("{header}.{body}."))).is_err());
     }
 
     #[test]
     fn prod_takes_no_hs256() {
         let keys = |section: &AuthSection, production| {
-            section
-                .problems(production)
-                .into_iter()
-                .map(|(key, _)| key)
-                .collect::<Vec<_>>()
+            section.problems(production).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         };
         assert_eq!(keys(&section(), false), Vec::<String>::new());
         assert_eq!(keys(&section(), true), ["auth.hs256_secret"]);
-        let short = AuthSection {
-            hs256_secret: Some("short".to_owned()),
-            issuer: String::new(),
-            ..section()
-        };
+        let short =
+            AuthSection { hs256_secret: Some("short".to_owned()), issuer: String::new(), ..section() };
         assert_eq!(keys(&short, false), ["auth.hs256_secret", "auth.issuer"]);
     }
 }

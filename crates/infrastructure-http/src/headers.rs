@@ -16,9 +16,7 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, 
         return Ok(None);
     };
     let text = value.to_str().unwrap_or_default();
-    text.parse()
-        .map(Some)
-        .map_err(|error| Problem::invalid("Idempotency-Key", error))
+    text.parse().map(Some).map_err(|error| Problem::invalid("Idempotency-Key", error))
 }
 
 /// The `Idempotency-Key`, where a request must have one.
@@ -26,12 +24,8 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, 
 /// # Errors
 /// 400: it is missing or malformed.
 pub fn required_idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
-    idempotency_key(request)?.ok_or_else(|| {
-        Problem::invalid(
-            "Idempotency-Key",
-            "is required: a key of your own for this request",
-        )
-    })
+    idempotency_key(request)?
+        .ok_or_else(|| Problem::invalid("Idempotency-Key", "is required: a key of your own for this request"))
 }
 
 /// How long the caller prefers to wait for a result (`Prefer: wait=5`, RFC 7240), at most `most`.
@@ -83,9 +77,7 @@ mod tests {
     use super::*;
 
     fn request(name: &'static str, value: &'static str) -> HttpRequest {
-        TestRequest::default()
-            .insert_header((name, value))
-            .to_http_request()
+        TestRequest::default().insert_header((name, value)).to_http_request()
     }
 
     #[test]

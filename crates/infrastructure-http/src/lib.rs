@@ -2,11 +2,13 @@
 //! preferences and idempotency keys are spelled.
 
 pub mod auth;
+pub mod claim_view;
 pub mod headers;
 pub mod listener;
 pub mod problem;
 pub mod time;
 
 pub use auth::{AdminVerifier, AuthSection, Caller, Operator, Scope, UserVerifier};
+pub use claim_view::ClaimView;
 pub use listener::HttpSection;
 pub use problem::{Code, Problem};

@@ -52,31 +52,16 @@ impl HttpSection {
     pub fn problems(&self, name: &str) -> Vec<(String, String)> {
         let ranges = [
             ("workers", u32::from(self.workers), 0, 1_024),
-            (
-                "connections_per_worker_max",
-                self.connections_per_worker_max,
-                1,
-                1_000_000,
-            ),
+            ("connections_per_worker_max", self.connections_per_worker_max, 1, 1_000_000),
             ("backlog_max", self.backlog_max, 16, 65_535),
             ("keep_alive_s", u32::from(self.keep_alive_s), 1, 3_600),
-            (
-                "request_head_timeout_ms",
-                self.request_head_timeout_ms,
-                100,
-                60_000,
-            ),
+            ("request_head_timeout_ms", self.request_head_timeout_ms, 100, 60_000),
             ("body_bytes_max", self.body_bytes_max, 512, 1024 * 1024),
         ];
-        let wrong = ranges
-            .into_iter()
-            .filter(|(_, value, least, most)| !(least..=most).contains(&value));
+        let wrong = ranges.into_iter().filter(|(_, value, least, most)| !(least..=most).contains(&value));
         wrong
             .map(|(key, value, least, most)| {
-                (
-                    format!("{name}.{key}"),
-                    format!("must be {least}..={most}, is {value}"),
-                )
+                (format!("{name}.{key}"), format!("must be {least}..={most}, is {value}"))
             })
             .collect()
     }
@@ -108,11 +93,7 @@ pub fn serve(
         let request_seconds = request_seconds.clone();
         App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
-            .app_data(
-                web::JsonConfig::default()
-                    .limit(body_bytes_max)
-                    .error_handler(unreadable_body),
-            )
+            .app_data(web::JsonConfig::default().limit(body_bytes_max).error_handler(unreadable_body))
             .wrap_fn(move |request, service| {
                 let (started, request_seconds) = (Instant::now(), request_seconds.clone());
                 let route = route(&request);
@@ -120,9 +101,7 @@ pub fn serve(
                 async move {
                     let response = response.await?;
                     let labels = [route.as_str(), status_class(response.status())];
-                    request_seconds
-                        .with_label_values(&labels)
-                        .observe(started.elapsed().as_secs_f64());
+                    request_seconds.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
                     Ok(response)
                 }
             })
@@ -165,8 +144,5 @@ fn unreadable_body(error: actix_web::error::JsonPayloadError, _: &HttpRequest) -
 }
 
 async fn no_such_route(request: HttpRequest) -> Result<&'static str, Problem> {
-    Err(Problem::new(
-        Code::NotFound,
-        format!("there is no {} {}", request.method(), request.path()),
-    ))
+    Err(Problem::new(Code::NotFound, format!("there is no {} {}", request.method(), request.path())))
 }

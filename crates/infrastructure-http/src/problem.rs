@@ -258,30 +258,20 @@ mod tests {
 
     #[test]
     fn codes_are_spelled_alike_everywhere() {
-        for code in [
-            Code::InvalidRequest,
-            Code::SoldOut,
-            Code::InDoubt,
-            Code::IdempotencyKeyReused,
-        ] {
+        for code in [Code::InvalidRequest, Code::SoldOut, Code::InDoubt, Code::IdempotencyKeyReused] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }
 
     #[test]
     fn a_refusal_names_the_claim_and_what_it_rests_on() {
-        let claim_id = format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32))
-            .parse()
-            .unwrap();
+        let claim_id = format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32)).parse().unwrap();
         let problem = Problem::new(Code::SoldOut, "nothing is left")
             .claim(&claim_id)
             .rests_on(Some(coupon_domain::Offset::new(7).unwrap()), true);
         let response = problem.response();
         assert_eq!(response.status(), StatusCode::CONFLICT);
-        assert_eq!(
-            response.headers().get(LOCATION).unwrap(),
-            &format!("/v1/claims/{claim_id}")
-        );
+        assert_eq!(response.headers().get(LOCATION).unwrap(), &format!("/v1/claims/{claim_id}"));
         let body = serde_json::to_value(&problem.0).unwrap();
         assert_eq!(body["code"], "sold_out");
         assert_eq!(body["decided_offset"], 7);

@@ -123,18 +123,10 @@ impl OutcomeRows {
         columns.is_final.push(claim.is_final);
         columns.rank.push(claim.rank.map(small));
         columns.issue_no.push(claim.issue_no.map(small));
-        columns
-            .user_nth
-            .push(claim.user_nth.map(|nth| i16::try_from(nth).unwrap_or(i16::MAX)));
-        columns
-            .granted_mac
-            .push(granted.map(|granted| Uuid::from_bytes(granted.mac)));
-        columns
-            .granted_round
-            .push(granted.map(|granted| i16::from(granted.round.number())));
-        columns
-            .granted_slot
-            .push(granted.map(|granted| slot_to_column(granted.slot)));
+        columns.user_nth.push(claim.user_nth.map(|nth| i16::try_from(nth).unwrap_or(i16::MAX)));
+        columns.granted_mac.push(granted.map(|granted| Uuid::from_bytes(granted.mac)));
+        columns.granted_round.push(granted.map(|granted| i16::from(granted.round.number())));
+        columns.granted_slot.push(granted.map(|granted| slot_to_column(granted.slot)));
         columns.appended_at.push(to_time(appended_at));
     }
 
@@ -153,23 +145,14 @@ impl OutcomeRows {
         columns.round.push(i16::from(claim.claim_id.round.number()));
         columns.slot.push(slot_to_column(claim.claim_id.slot));
         columns.user_id.push(claim.user_id.clone());
-        columns.user_nth.push(
-            claim
-                .user_nth
-                .map_or(0, |nth| i16::try_from(nth).unwrap_or(i16::MAX)),
-        );
+        columns.user_nth.push(claim.user_nth.map_or(0, |nth| i16::try_from(nth).unwrap_or(i16::MAX)));
         columns.issue_no.push(claim.issue_no.map_or(0, small));
         columns.per_user_limit.push(i32::from(issued.per_user_limit));
         columns.code.push(issued.code);
         columns.issued_at.push(to_time(appended_at));
         columns.expires_at.push(issued.expires_at.map(to_time));
         // A batch speaks of few coupons, and mostly of the same one again.
-        match self
-            .counters
-            .iter_mut()
-            .rev()
-            .find(|(counted, _, _)| *counted == coupon_id)
-        {
+        match self.counters.iter_mut().rev().find(|(counted, _, _)| *counted == coupon_id) {
             Some((_, granted, last_grant)) => {
                 *granted += 1;
                 *last_grant = src_offset.number();
@@ -283,10 +266,7 @@ pub async fn write_outcomes(
         to_next_outcome_offset: step.to.next_outcome_offset.number(),
         to_chain: step.to.chain.as_bytes(),
         last_record_id: step.last_record.as_ref().and_then(|record| record.id.as_deref()),
-        last_appended_at: step
-            .last_record
-            .as_ref()
-            .map(|record| to_time(record.appended_at)),
+        last_appended_at: step.last_record.as_ref().map(|record| to_time(record.appended_at)),
         partition: step.partition.number(),
         from_next_src: step.from.next_src.number(),
         from_next_outcome_offset: step.from.next_outcome_offset.number(),
@@ -317,11 +297,7 @@ pub async fn write_outcomes(
         issued_code: &issued.code,
         issued_at: &issued.issued_at,
         issued_expires_at: &issued.expires_at,
-        counted_coupon_id: rows
-            .counters
-            .iter()
-            .map(|(coupon_id, _, _)| coupon_id.unique())
-            .collect(),
+        counted_coupon_id: rows.counters.iter().map(|(coupon_id, _, _)| coupon_id.unique()).collect(),
         counted_granted: rows.counters.iter().map(|(_, granted, _)| *granted).collect(),
         counted_last_grant: rows.counters.iter().map(|(_, _, offset)| *offset).collect(),
         counted: i64::try_from(rows.counters.len()).unwrap_or(i64::MAX),
@@ -441,10 +417,7 @@ pub async fn write_command(
         to_next_outcome_offset: step.to.next_outcome_offset.number(),
         to_chain: step.to.chain.as_bytes(),
         last_record_id: step.last_record.as_ref().and_then(|record| record.id.as_deref()),
-        last_appended_at: step
-            .last_record
-            .as_ref()
-            .map(|record| to_time(record.appended_at)),
+        last_appended_at: step.last_record.as_ref().map(|record| to_time(record.appended_at)),
         partition: step.partition.number(),
         from_next_src: step.from.next_src.number(),
         from_next_outcome_offset: step.from.next_outcome_offset.number(),

@@ -89,9 +89,7 @@ async fn refuse_standby(connection: &mut AsyncPgConnection) -> Result<(), Postgr
         standby: bool,
     }
 
-    let row: Row = diesel::sql_query("SELECT pg_is_in_recovery() AS standby")
-        .get_result(connection)
-        .await?;
+    let row: Row = diesel::sql_query("SELECT pg_is_in_recovery() AS standby").get_result(connection).await?;
     if row.standby {
         return Err(PostgresError::Unreachable(
             "this is a standby, the checkpoint is read on the primary".to_owned(),
@@ -119,10 +117,8 @@ async fn load_commands(
     partition: Partition,
 ) -> Result<HashMap<CouponId, Vec<AnsweredCommand>>, PostgresError> {
     let sql = "SELECT command_mac, coupon_id, src_offset, code::text AS code, refusal FROM commands WHERE src_partition = $1";
-    let rows: Vec<CommandRow> = diesel::sql_query(sql)
-        .bind::<Integer, _>(partition.number())
-        .load(connection)
-        .await?;
+    let rows: Vec<CommandRow> =
+        diesel::sql_query(sql).bind::<Integer, _>(partition.number()).load(connection).await?;
     let mut commands: HashMap<_, Vec<_>> = HashMap::new();
     for row in rows {
         let coupon_id = CouponId::new(partition, row.coupon_id);
@@ -132,10 +128,7 @@ async fn load_commands(
             Some(name) => Some(Refusal::from_name(&name).ok_or_else(|| torn("refusal is unknown"))?),
         };
         commands.entry(coupon_id).or_default().push(AnsweredCommand {
-            command_id: CommandId {
-                coupon_id,
-                mac: row.command_mac.into_bytes(),
-            },
+            command_id: CommandId { coupon_id, mac: row.command_mac.into_bytes() },
             code: CommandCode::from_name(&row.code).ok_or_else(|| torn("code is unknown"))?,
             refusal,
             decided_offset: offset("src_offset", row.src_offset)?,
@@ -183,12 +176,7 @@ impl ClaimRow {
             |what: &str| PostgresError::Torn(format!("the claim at offset {}: {what}", self.src_offset));
         let claim_id = |round: i16, slot: i64, mac: Uuid| -> Result<ClaimId, PostgresError> {
             let round = Round::new(number("round", round)?).map_err(|_| torn("round is out of range"))?;
-            Ok(ClaimId {
-                coupon_id,
-                round,
-                slot: slot_from_column(slot),
-                mac: mac.into_bytes(),
-            })
+            Ok(ClaimId { coupon_id, round, slot: slot_from_column(slot), mac: mac.into_bytes() })
         };
         let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
             (Some(round), Some(slot), Some(mac)) => Some(claim_id(round, slot, mac)?),
@@ -204,14 +192,8 @@ impl ClaimRow {
             code: ClaimCode::from_name(&self.code).ok_or_else(|| torn("code is unknown"))?,
             decided_offset: offset("src_offset", self.src_offset)?,
             appended_at: from_time(self.appended_at)?,
-            rank: number(
-                "rank",
-                self.rank.ok_or_else(|| torn("a final claim has no rank"))?,
-            )?,
-            issue_no: self
-                .issue_no
-                .map(|issue_no| number("issue_no", issue_no))
-                .transpose()?,
+            rank: number("rank", self.rank.ok_or_else(|| torn("a final claim has no rank"))?)?,
+            issue_no: self.issue_no.map(|issue_no| number("issue_no", issue_no)).transpose()?,
             user_nth: self.user_nth.map(|nth| number("user_nth", nth)).transpose()?,
             granted_claim_id,
         })

@@ -75,11 +75,7 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named() {
         let keys = |section: &PostgresSection, production| {
-            section
-                .problems(production)
-                .into_iter()
-                .map(|(key, _)| key)
-                .collect::<Vec<_>>()
+            section.problems(production).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         };
         let good = PostgresSection {
             url: Some("postgres://app@db:5432/app".to_owned()),
@@ -88,11 +84,7 @@ mod tests {
         assert_eq!(keys(&good, false), Vec::<String>::new());
         assert_eq!(keys(&good, true), ["postgres.allow_plaintext"]);
         assert_eq!(keys(&PostgresSection::default(), false), ["postgres.url"]);
-        let wrong = PostgresSection {
-            url: Some("db".to_owned()),
-            pool_size_max: 0,
-            ..good
-        };
+        let wrong = PostgresSection { url: Some("db".to_owned()), pool_size_max: 0, ..good };
         assert_eq!(keys(&wrong, false), ["postgres.url", "postgres.pool_size_max"]);
     }
 }

@@ -88,11 +88,7 @@ impl Connection {
         };
         tokio::time::timeout(patience, connecting)
             .await
-            .unwrap_or_else(|_| {
-                Err(PostgresError::Unreachable(format!(
-                    "no connection within {patience:?}"
-                )))
-            })
+            .unwrap_or_else(|_| Err(PostgresError::Unreachable(format!("no connection within {patience:?}"))))
     }
 
     /// PostgreSQL's own name for its cluster, in decimal: another one is another database.
@@ -111,6 +107,9 @@ impl Connection {
         Ok(row.system_identifier)
     }
 }
+
+/// A connection of the pool, as [`Pool::run`] lends it.
+pub type PooledConnection = AsyncPgConnection;
 
 /// A pool of connections for requests that can do without PostgreSQL.
 #[derive(Clone)]
@@ -134,10 +133,7 @@ impl Pool {
             .max_size(usize::try_from(section.pool_size_max).unwrap_or(1))
             .build()
             .map_err(|error| PostgresError::Unreachable(error.to_string()))?;
-        Ok(Self {
-            inner,
-            patience: Duration::from_millis(section.request_timeout_ms.into()),
-        })
+        Ok(Self { inner, patience: Duration::from_millis(section.request_timeout_ms.into()) })
     }
 
     /// Does `work` on a pooled connection, all within `request_timeout_ms`. A connection on which anything failed is not used again.
@@ -149,25 +145,17 @@ impl Pool {
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T, PostgresError>,
     ) -> Result<T, PostgresError> {
         let running = async {
-            let mut object = self
-                .inner
-                .get()
-                .await
-                .map_err(|error| PostgresError::Unreachable(error.to_string()))?;
+            let mut object =
+                self.inner.get().await.map_err(|error| PostgresError::Unreachable(error.to_string()))?;
             let result = work(&mut object).await;
             if matches!(result, Err(PostgresError::Unreachable(_))) {
                 drop(deadpool_take(object));
             }
             result
         };
-        tokio::time::timeout(self.patience, running)
-            .await
-            .unwrap_or_else(|_| {
-                Err(PostgresError::Unreachable(format!(
-                    "no answer within {:?}",
-                    self.patience
-                )))
-            })
+        tokio::time::timeout(self.patience, running).await.unwrap_or_else(|_| {
+            Err(PostgresError::Unreachable(format!("no answer within {:?}", self.patience)))
+        })
     }
 
     /// How many connections are in use, and how many there may be.

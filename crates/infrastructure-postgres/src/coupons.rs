@@ -5,12 +5,12 @@ use std::sync::Arc;
 use coupon_domain::coupon::{LastCommand, UncheckedDefinition, Window};
 use coupon_domain::{CommandCode, CommandId, CouponId, CouponState, CouponStatus, Expiry, Partition, Round};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::connection::{Connection, PostgresError};
+use crate::connection::{Connection, PooledConnection, PostgresError};
 use crate::rows::{from_time, number, offset};
 
 const COLUMNS: &str = "coupon_id, partition, name, initial_quantity, per_user_limit, opens_at, closes_at, expires_at, \
@@ -82,10 +82,7 @@ impl TryFrom<CouponRow> for CouponState {
             closes_at: window.closes_at().ms(),
             expiry,
             rules: number("rules", row.rules)?,
-            key_id: row
-                .key_id
-                .parse()
-                .map_err(|_| torn("key_id is malformed".to_owned()))?,
+            key_id: row.key_id.parse().map_err(|_| torn("key_id is malformed".to_owned()))?,
         };
         let definition = definition.check().map_err(|errors| torn(format!("{errors:?}")))?;
         let round = Round::new(number("round", row.round)?).map_err(|error| torn(error.to_string()))?;
@@ -100,68 +97,55 @@ impl TryFrom<CouponRow> for CouponState {
             issued: number("issued", row.issued)?,
             version: number("version", row.version)?,
             last_command: LastCommand {
-                command_id: CommandId {
-                    coupon_id,
-                    mac: row.last_command_mac.into_bytes(),
-                },
+                command_id: CommandId { coupon_id, mac: row.last_command_mac.into_bytes() },
                 code,
             },
-            last_grant_offset: row
-                .last_grant_offset
-                .map(|at| offset("last_grant_offset", at))
-                .transpose()?,
+            last_grant_offset: row.last_grant_offset.map(|at| offset("last_grant_offset", at)).transpose()?,
         })
     }
 }
 
 fn status(name: &str) -> Option<CouponStatus> {
-    [
-        CouponStatus::Active,
-        CouponStatus::Paused,
-        CouponStatus::Closed,
-        CouponStatus::Retired,
-    ]
-    .into_iter()
-    .find(|status| status.as_str() == name)
+    [CouponStatus::Active, CouponStatus::Paused, CouponStatus::Closed, CouponStatus::Retired]
+        .into_iter()
+        .find(|status| status.as_str() == name)
 }
 
-/// All coupons of a partition, retired ones included.
 pub(crate) async fn of_partition(
     connection: &mut AsyncPgConnection,
     partition: Partition,
 ) -> Result<Vec<CouponState>, PostgresError> {
     let sql = format!("SELECT {COLUMNS} FROM coupons WHERE partition = $1");
-    let rows: Vec<CouponRow> = diesel::sql_query(sql)
-        .bind::<Integer, _>(partition.number())
-        .load(connection)
-        .await?;
+    let rows: Vec<CouponRow> =
+        diesel::sql_query(sql).bind::<Integer, _>(partition.number()).load(connection).await?;
     rows.into_iter().map(CouponState::try_from).collect()
 }
 
-/// One coupon.
+/// All coupons of a partition, retired ones included.
 ///
 /// # Errors
 /// [`PostgresError`].
-pub async fn find(
+pub async fn in_partition(
     connection: &mut Connection,
-    coupon_id: CouponId,
-) -> Result<Option<CouponState>, PostgresError> {
-    find_on(&mut connection.inner, coupon_id).await
+    partition: Partition,
+) -> Result<Vec<CouponState>, PostgresError> {
+    of_partition(&mut connection.inner, partition).await
 }
 
-/// One coupon, on a pooled connection.
+/// Those of these coupons that are published, in no order.
 ///
 /// # Errors
 /// [`PostgresError`].
-pub async fn find_on(
-    connection: &mut AsyncPgConnection,
-    coupon_id: CouponId,
-) -> Result<Option<CouponState>, PostgresError> {
-    let sql = format!("SELECT {COLUMNS} FROM coupons WHERE coupon_id = $1");
-    let row: Option<CouponRow> = diesel::sql_query(sql)
-        .bind::<UuidType, _>(coupon_id.unique())
-        .get_result(connection)
-        .await
-        .optional()?;
-    row.map(CouponState::try_from).transpose()
+pub async fn find_many(
+    connection: &mut PooledConnection,
+    coupon_ids: &[CouponId],
+) -> Result<Vec<CouponState>, PostgresError> {
+    if coupon_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let unique: Vec<Uuid> = coupon_ids.iter().map(|coupon_id| coupon_id.unique()).collect();
+    let sql = format!("SELECT {COLUMNS} FROM coupons WHERE coupon_id = ANY($1)");
+    let rows: Vec<CouponRow> =
+        diesel::sql_query(sql).bind::<Array<UuidType>, _>(unique).load(connection).await?;
+    rows.into_iter().map(CouponState::try_from).collect()
 }

@@ -1,13 +1,13 @@
 //! Drafts: coupons that are not published yet. The only rows that gateways write, apart from redemptions.
 
 use coupon_domain::coupon::{UncheckedDefinition, Window};
-use coupon_domain::{CouponId, Expiry, KeyId, Partition, Timestamp, UserId};
+use coupon_domain::{CouponId, Expiry, IdempotencyKey, KeyId, Partition, Timestamp, UserId};
 use diesel::prelude::*;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::connection::PostgresError;
+use crate::connection::{PooledConnection, PostgresError};
 use crate::rows::{from_time, number, to_time};
 use crate::schema::coupon_drafts;
 
@@ -30,9 +30,30 @@ pub struct Draft {
     pub created_by: UserId,
     /// When.
     pub created_at: Timestamp,
+    /// The request that made it: the same operator's same key makes one draft.
+    pub idempotency_key: IdempotencyKey,
+}
+
+/// What became of a draft that was to be stored.
+#[derive(Clone, Debug)]
+pub enum Inserted {
+    /// It is stored.
+    New,
+    /// The same request had made this one before, and nothing was changed.
+    Existing(Draft),
 }
 
 impl Draft {
+    /// True where both offer the same, whatever their ids.
+    #[must_use]
+    pub fn is_same_offer(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.quantity == other.quantity
+            && self.per_user_limit == other.per_user_limit
+            && self.window == other.window
+            && self.expiry == other.expiry
+    }
+
     /// The definition that publishing fixes, with the rules and the key of that moment.
     #[must_use]
     pub fn definition(&self, rules: u16, key_id: KeyId) -> UncheckedDefinition {
@@ -63,6 +84,7 @@ struct DraftRow {
     expires_after_days: Option<i32>,
     created_by: String,
     created_at: OffsetDateTime,
+    idempotency_key: String,
 }
 
 impl TryFrom<DraftRow> for Draft {
@@ -83,21 +105,19 @@ impl TryFrom<DraftRow> for Draft {
             window: Window::new(from_time(row.opens_at)?, from_time(row.closes_at)?)
                 .map_err(|_| torn("the window is empty"))?,
             expiry,
-            created_by: row
-                .created_by
-                .parse()
-                .map_err(|_| torn("created_by is malformed"))?,
+            created_by: row.created_by.parse().map_err(|_| torn("created_by is malformed"))?,
             created_at: from_time(row.created_at)?,
+            idempotency_key: row.idempotency_key.parse().map_err(|_| torn("idempotency_key is malformed"))?,
             name: row.name,
         })
     }
 }
 
-/// Stores a draft; false where one with this id is there already (and then nothing is changed).
+/// Stores a draft, unless the same request made one before.
 ///
 /// # Errors
 /// [`PostgresError`].
-pub async fn insert(connection: &mut AsyncPgConnection, draft: &Draft) -> Result<bool, PostgresError> {
+pub async fn insert(connection: &mut PooledConnection, draft: &Draft) -> Result<Inserted, PostgresError> {
     let (expires_at, expires_after_days) = match draft.expiry {
         None => (None, None),
         Some(Expiry::At(moment)) => (Some(to_time(moment)), None),
@@ -115,13 +135,24 @@ pub async fn insert(connection: &mut AsyncPgConnection, draft: &Draft) -> Result
         expires_after_days,
         created_by: draft.created_by.as_str().to_owned(),
         created_at: to_time(draft.created_at),
+        idempotency_key: draft.idempotency_key.as_str().to_owned(),
     };
     let inserted = diesel::insert_into(coupon_drafts::table)
         .values(row)
-        .on_conflict_do_nothing()
+        .on_conflict((coupon_drafts::created_by, coupon_drafts::idempotency_key))
+        .do_nothing()
         .execute(connection)
         .await?;
-    Ok(inserted == 1)
+    if inserted == 1 {
+        return Ok(Inserted::New);
+    }
+    let existing: DraftRow = coupon_drafts::table
+        .filter(coupon_drafts::created_by.eq(draft.created_by.as_str()))
+        .filter(coupon_drafts::idempotency_key.eq(draft.idempotency_key.as_str()))
+        .select(DraftRow::as_select())
+        .first(connection)
+        .await?;
+    existing.try_into().map(Inserted::Existing)
 }
 
 /// The draft with this id.
@@ -129,7 +160,7 @@ pub async fn insert(connection: &mut AsyncPgConnection, draft: &Draft) -> Result
 /// # Errors
 /// [`PostgresError`].
 pub async fn find(
-    connection: &mut AsyncPgConnection,
+    connection: &mut PooledConnection,
     coupon_id: CouponId,
 ) -> Result<Option<Draft>, PostgresError> {
     let row: Option<DraftRow> = coupon_drafts::table
@@ -146,25 +177,18 @@ pub async fn find(
 /// # Errors
 /// [`PostgresError`].
 pub async fn list(
-    connection: &mut AsyncPgConnection,
+    connection: &mut PooledConnection,
     before: Option<CouponId>,
     limit: u16,
 ) -> Result<Vec<Draft>, PostgresError> {
     use coupon_drafts::dsl;
 
     // Ids are UUIDs of version 7: their order is the order of creation.
-    let newest = coupon_drafts::table
-        .select(DraftRow::as_select())
-        .order(dsl::coupon_id.desc())
-        .limit(limit.into());
+    let newest =
+        coupon_drafts::table.select(DraftRow::as_select()).order(dsl::coupon_id.desc()).limit(limit.into());
     let rows: Vec<DraftRow> = match before {
         None => newest.load(connection).await?,
-        Some(before) => {
-            newest
-                .filter(dsl::coupon_id.lt(before.unique()))
-                .load(connection)
-                .await?
-        }
+        Some(before) => newest.filter(dsl::coupon_id.lt(before.unique())).load(connection).await?,
     };
     rows.into_iter().map(Draft::try_from).collect()
 }

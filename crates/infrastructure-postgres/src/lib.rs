@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod coupons;
@@ -18,4 +19,4 @@ mod schema;
 mod statement;
 
 pub use config::PostgresSection;
-pub use connection::{Connection, Pool, PostgresError};
+pub use connection::{Connection, Pool, PooledConnection, PostgresError};

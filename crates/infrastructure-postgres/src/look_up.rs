@@ -4,11 +4,11 @@
 use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset, Round};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::connection::PostgresError;
+use crate::connection::{PooledConnection, PostgresError};
 use crate::rows::{from_time, number, offset, slot_from_column};
 
 /// What PostgreSQL knows of a claim, at one moment.
@@ -69,10 +69,7 @@ struct Row {
 ///
 /// # Errors
 /// [`PostgresError`].
-pub async fn claim(
-    connection: &mut AsyncPgConnection,
-    claim_id: &ClaimId,
-) -> Result<LookedUp, PostgresError> {
+pub async fn claim(connection: &mut PooledConnection, claim_id: &ClaimId) -> Result<LookedUp, PostgresError> {
     let row: Row = diesel::sql_query(include_str!("sql/look_up_claim.sql"))
         .bind::<Integer, _>(claim_id.coupon_id.partition().number())
         .bind::<UuidType, _>(Uuid::from_bytes(claim_id.mac))
@@ -113,10 +110,7 @@ impl Row {
             is_final,
             decided_offset: offset("src_offset", src_offset)?,
             decided_at: from_time(appended_at)?,
-            issue_no: self
-                .issue_no
-                .map(|issue_no| number("issue_no", issue_no))
-                .transpose()?,
+            issue_no: self.issue_no.map(|issue_no| number("issue_no", issue_no)).transpose()?,
             user_nth: self.user_nth.map(|nth| number("user_nth", nth)).transpose()?,
             rank: self.rank.map(|rank| number("rank", rank)).transpose()?,
             granted_claim_id,

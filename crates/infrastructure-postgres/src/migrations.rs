@@ -49,13 +49,9 @@ pub async fn migrate(connection: Connection) -> Result<Vec<String>, PostgresErro
 /// # Errors
 /// [`PostgresError::Schema`]: two of them share a name.
 pub fn embedded() -> Result<Vec<String>, PostgresError> {
-    let migrations: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS
-        .migrations()
-        .map_err(|error| PostgresError::Schema(error.to_string()))?;
-    let mut names: Vec<_> = migrations
-        .iter()
-        .map(|migration| migration.name().to_string())
-        .collect();
+    let migrations: Vec<Box<dyn Migration<Pg>>> =
+        MIGRATIONS.migrations().map_err(|error| PostgresError::Schema(error.to_string()))?;
+    let mut names: Vec<_> = migrations.iter().map(|migration| migration.name().to_string()).collect();
     names.sort_unstable();
     Ok(names)
 }
@@ -74,18 +70,11 @@ pub async fn schema_fit(connection: &mut Connection) -> Result<SchemaFit, Postgr
     }
 
     let sql = "SELECT schema_version, compatible_from FROM schema_compatibility ORDER BY schema_version DESC LIMIT 1";
-    match diesel::sql_query(sql)
-        .get_result::<Row>(&mut connection.inner)
-        .await
-        .map_err(PostgresError::from)
-    {
-        Ok(row) if row.schema_version < SCHEMA_VERSION => Ok(SchemaFit::Older {
-            found: row.schema_version,
-        }),
-        Ok(row) if row.compatible_from > SCHEMA_VERSION => Ok(SchemaFit::TooNew {
-            found: row.schema_version,
-            compatible_from: row.compatible_from,
-        }),
+    match diesel::sql_query(sql).get_result::<Row>(&mut connection.inner).await.map_err(PostgresError::from) {
+        Ok(row) if row.schema_version < SCHEMA_VERSION => Ok(SchemaFit::Older { found: row.schema_version }),
+        Ok(row) if row.compatible_from > SCHEMA_VERSION => {
+            Ok(SchemaFit::TooNew { found: row.schema_version, compatible_from: row.compatible_from })
+        }
         Ok(_) => Ok(SchemaFit::Fits),
         Err(PostgresError::Schema(_)) => Ok(SchemaFit::Older { found: 0 }),
         Err(error) => Err(error),

@@ -42,10 +42,9 @@ impl TryFrom<ProgressRow> for Progress {
             .map_err(|_| PostgresError::Torn("a chain is not 32 bytes long".to_owned()))?;
         let last_record = match row.last_appended_at {
             None => None,
-            Some(time) => Some(RecordIdentity {
-                id: row.last_record_id,
-                appended_at: rows::from_time(time)?,
-            }),
+            Some(time) => {
+                Some(RecordIdentity { id: row.last_record_id, appended_at: rows::from_time(time)? })
+            }
         };
         Ok(Self {
             watermark: OutcomeWatermark {

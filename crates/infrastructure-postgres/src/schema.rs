@@ -13,6 +13,7 @@ diesel::table! {
         expires_after_days -> Nullable<Integer>,
         created_by -> Text,
         created_at -> Timestamptz,
+        idempotency_key -> Text,
     }
 }
 

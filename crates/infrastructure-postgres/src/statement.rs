@@ -73,10 +73,7 @@ mod tests {
     #[test]
     fn a_statement_falls_apart_at_its_placeholders() {
         let sql = "SELECT $1, $2::int[] FROM x WHERE y = $3";
-        assert_eq!(
-            pieces(sql).collect::<Vec<_>>(),
-            ["SELECT ", ", ", "::int[] FROM x WHERE y = "]
-        );
+        assert_eq!(pieces(sql).collect::<Vec<_>>(), ["SELECT ", ", ", "::int[] FROM x WHERE y = "]);
         let many = "$1$2$3$4$5$6$7$8$9$10 end";
         assert_eq!(pieces(many).count(), 11);
     }

@@ -7,10 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::exit;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a program of its own, configured like a service"
-)]
+#[expect(clippy::disallowed_methods, reason = "a program of its own, configured like a service")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let behaviour = std::env::var("STAND_IN").unwrap_or_default();
     let mut variables: Vec<String> = std::env::vars()
@@ -45,11 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut request = String::new();
         BufReader::new(&connection).read_line(&mut request)?;
         let is_refused = request.starts_with("GET /readyz") && refusals_left > 0;
-        let (status, body) = if is_refused {
-            ("503 Service Unavailable", "replaying")
-        } else {
-            ("200 OK", "fine")
-        };
+        let (status, body) =
+            if is_refused { ("503 Service Unavailable", "replaying") } else { ("200 OK", "fine") };
         refusals_left -= u32::from(is_refused);
         let length = body.len();
         let answer =

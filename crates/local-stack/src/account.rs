@@ -23,10 +23,7 @@ impl Account {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Own);
         }
-        Ok(Self::Postgres {
-            uid: look_up("-u")?,
-            gid: look_up("-g")?,
-        })
+        Ok(Self::Postgres { uid: look_up("-u")?, gid: look_up("-g")? })
     }
 
     /// The options of `setpriv` that change to this account.
@@ -47,9 +44,9 @@ impl Account {
     pub(crate) fn setpriv(self) -> Vec<OsString> {
         match self {
             Self::Own => Vec::new(),
-            Self::Postgres { .. } => std::iter::once("setpriv".into())
-                .chain(self.setpriv_options())
-                .collect(),
+            Self::Postgres { .. } => {
+                std::iter::once("setpriv".into()).chain(self.setpriv_options()).collect()
+            }
         }
     }
 
@@ -59,11 +56,7 @@ impl Account {
     /// (The signal comes with the end of the calling thread, and `capture` keeps that one waiting.)
     pub(crate) fn command(self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL"])
-            .args(self.setpriv_options())
-            .arg("--")
-            .arg(program);
+        command.args(["--pdeathsig", "KILL"]).args(self.setpriv_options()).arg("--").arg(program);
         if matches!(self, Self::Postgres { .. }) {
             // It may not be allowed to enter the folder that we are in.
             command.current_dir("/");
@@ -75,10 +68,8 @@ impl Account {
     pub(crate) fn own(self, folder: &Path) -> Result<(), Error> {
         match self {
             Self::Own => Ok(()),
-            Self::Postgres { uid, gid } => chown(folder, Some(uid), Some(gid)).map_err(Error::io(format!(
-                "give {} to the user postgres",
-                folder.display()
-            ))),
+            Self::Postgres { uid, gid } => chown(folder, Some(uid), Some(gid))
+                .map_err(Error::io(format!("give {} to the user postgres", folder.display()))),
         }
     }
 
@@ -91,13 +82,7 @@ impl Account {
 }
 
 fn look_up(what: &str) -> Result<u32, Error> {
-    let answer = command::capture(
-        Command::new("id").args([what, "postgres"]),
-        "id postgres",
-        command::SHORT,
-    )?;
-    answer
-        .trim()
-        .parse()
-        .map_err(|_| Error::Usage(format!("`id {what} postgres` answered {answer:?}")))
+    let answer =
+        command::capture(Command::new("id").args([what, "postgres"]), "id postgres", command::SHORT)?;
+    answer.trim().parse().map_err(|_| Error::Usage(format!("`id {what} postgres` answered {answer:?}")))
 }

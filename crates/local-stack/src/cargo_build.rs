@@ -21,11 +21,7 @@ impl BuildProfile {
     /// The profile that this very code was built with: tests want services of their own kind.
     #[must_use]
     pub fn of_caller() -> Self {
-        if cfg!(debug_assertions) {
-            Self::Debug
-        } else {
-            Self::Release
-        }
+        if cfg!(debug_assertions) { Self::Debug } else { Self::Release }
     }
 
     /// The folder below cargo's target folder.
@@ -39,11 +35,7 @@ impl BuildProfile {
 
 /// Builds the four services and `couponctl`, which prepares their topics and schema.
 pub fn build_services(profile: BuildProfile) -> Result<(), Error> {
-    let packages: Vec<&str> = Role::ALL
-        .map(Role::name)
-        .into_iter()
-        .chain(["couponctl"])
-        .collect();
+    let packages: Vec<&str> = Role::ALL.map(Role::name).into_iter().chain(["couponctl"]).collect();
     build(profile, &packages)
 }
 
@@ -74,18 +66,11 @@ pub fn build(profile: BuildProfile, packages: &[&str]) -> Result<(), Error> {
 /// # Errors
 /// If it is not there, names the command that builds it.
 pub fn binary(profile: BuildProfile, name: &str) -> Result<PathBuf, Error> {
-    let path = Workspace::find()?
-        .target_directory()
-        .join(profile.folder())
-        .join(name);
+    let path = Workspace::find()?.target_directory().join(profile.folder()).join(name);
     if path.is_file() {
         return Ok(path);
     }
-    let flag = if profile == BuildProfile::Release {
-        " --release"
-    } else {
-        ""
-    };
+    let flag = if profile == BuildProfile::Release { " --release" } else { "" };
     Err(Error::Missing {
         what: path.display().to_string(),
         remedy: format!("cargo build{flag} --bins -p {name}"),

@@ -209,31 +209,14 @@ fn run(command: Command, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         }
         Command::Down { directory, keep_data } => {
             let stopped = Stack::locate(directory.dir.as_deref())?.down(keep_data)?;
-            writeln!(
-                out,
-                "{}",
-                if stopped {
-                    "the stack is down"
-                } else {
-                    "no stack was up"
-                }
-            )?;
+            writeln!(out, "{}", if stopped { "the stack is down" } else { "no stack was up" })?;
         }
         Command::Status { directory, output } => {
             let status = Stack::locate(directory.dir.as_deref())?.status()?;
             show::status(&status, output, out)?;
-            return Ok(if status.up {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            });
+            return Ok(if status.up { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Logs {
-            directory,
-            service,
-            follow,
-            lines,
-        } => {
+        Command::Logs { directory, service, follow, lines } => {
             let folder = Stack::locate(directory.dir.as_deref())?.log_directory();
             logs::show(&folder, service.as_deref(), lines, follow, out)?;
         }
@@ -252,7 +235,5 @@ fn say(what: &str) {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -18,41 +18,25 @@ const OUTPUT_LINES_MAX: usize = 40;
 
 /// Runs the program and returns what it printed on stdout; an error shows the end of both outputs.
 pub(crate) fn capture(command: &mut Command, what: &str, deadline: Duration) -> Result<String, Error> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let failed = |status: String, output: String| Error::CommandFailed {
-        what: what.to_owned(),
-        status,
-        output,
-    };
-    let mut child = command
-        .spawn()
-        .map_err(|error| failed(error.to_string(), describe(command)))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed =
+        |status: String, output: String| Error::CommandFailed { what: what.to_owned(), status, output };
+    let mut child = command.spawn().map_err(|error| failed(error.to_string(), describe(command)))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (status, stdout, stderr) = std::thread::scope(|scope| {
         let stdout = scope.spawn(|| read_all(stdout));
         let stderr = scope.spawn(|| read_all(stderr));
         let status = wait(&mut child, deadline);
-        (
-            status,
-            stdout.join().unwrap_or_default(),
-            stderr.join().unwrap_or_default(),
-        )
+        (status, stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default())
     });
     match status {
         Some(status) if status.success() => Ok(stdout),
-        Some(status) => Err(failed(
-            status.to_string(),
-            last_lines(&format!("{stdout}{stderr}"), OUTPUT_LINES_MAX),
-        )),
+        Some(status) => {
+            Err(failed(status.to_string(), last_lines(&format!("{stdout}{stderr}"), OUTPUT_LINES_MAX)))
+        }
         None => {
             let status = format!("killed after {} s", deadline.as_secs());
-            Err(failed(
-                status,
-                last_lines(&format!("{stdout}{stderr}"), OUTPUT_LINES_MAX),
-            ))
+            Err(failed(status, last_lines(&format!("{stdout}{stderr}"), OUTPUT_LINES_MAX)))
         }
     }
 }
@@ -60,10 +44,7 @@ pub(crate) fn capture(command: &mut Command, what: &str, deadline: Duration) -> 
 /// The last lines of a text.
 pub(crate) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines
-        .get(lines.len().saturating_sub(count)..)
-        .unwrap_or_default()
-        .join("\n")
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n")
 }
 
 fn wait(child: &mut Child, deadline: Duration) -> Option<std::process::ExitStatus> {
@@ -88,10 +69,7 @@ fn read_all(pipe: Option<impl Read>) -> String {
 
 fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -113,12 +91,8 @@ mod tests {
 
     #[test]
     fn a_program_that_hangs_is_killed_with_its_children() {
-        let error = capture(
-            &mut shell("sleep 604 & echo began; wait"),
-            "sh",
-            Duration::from_millis(300),
-        )
-        .unwrap_err();
+        let error = capture(&mut shell("sleep 604 & echo began; wait"), "sh", Duration::from_millis(300))
+            .unwrap_err();
         assert!(error.to_string().contains("killed after 0 s"), "{error}");
         assert!(error.to_string().contains("began"), "{error}");
     }

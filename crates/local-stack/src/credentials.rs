@@ -37,10 +37,7 @@ impl Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Credentials")
-            .field("jwt_issuer", &self.jwt_issuer)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Credentials").field("jwt_issuer", &self.jwt_issuer).finish_non_exhaustive()
     }
 }
 

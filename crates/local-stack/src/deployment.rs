@@ -86,11 +86,7 @@ impl Deployment {
             .env("TOPIC_PREFIX", &self.namespace.topic_prefix)
             .env("TOPIC_PARTITIONS", self.namespace.partitions.to_string())
             .args(arguments);
-        command::capture(
-            &mut couponctl,
-            &format!("couponctl {}", arguments.join(" ")),
-            4 * command::SHORT,
-        )
+        command::capture(&mut couponctl, &format!("couponctl {}", arguments.join(" ")), 4 * command::SHORT)
     }
 
     /// Starts one service; does not wait until it is ready.
@@ -119,12 +115,7 @@ impl Deployment {
         let db_writer = start(Role::DbWriter, None)?;
         let notifier = start(Role::Notifier, None)?;
         let api_gateway = start(Role::ApiGateway, notifier.api_url())?;
-        Ok(Services {
-            stock_consumer,
-            db_writer,
-            notifier,
-            api_gateway,
-        })
+        Ok(Services { stock_consumer, db_writer, notifier, api_gateway })
     }
 }
 
@@ -144,19 +135,12 @@ pub struct Services {
 impl Services {
     /// All four.
     pub fn all(&self) -> [&Service; 4] {
-        [
-            &self.stock_consumer,
-            &self.db_writer,
-            &self.notifier,
-            &self.api_gateway,
-        ]
+        [&self.stock_consumer, &self.db_writer, &self.notifier, &self.api_gateway]
     }
 
     /// Waits until each is ready, each with this deadline.
     pub fn wait_ready(&self, deadline: Duration) -> Result<(), Error> {
-        self.all()
-            .into_iter()
-            .try_for_each(|service| service.wait_ready(deadline))
+        self.all().into_iter().try_for_each(|service| service.wait_ready(deadline))
     }
 
     /// Asks all of them to end, side by side, and returns how each did.
@@ -167,11 +151,9 @@ impl Services {
                 .map(|service| scope.spawn(|| Ok((service.role(), service.terminate()?))))
                 .into_iter()
                 .collect();
-            let ended = threads.into_iter().map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
+            let ended = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             ended.collect()
         })
     }

@@ -29,9 +29,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 
 /// The variable's value as a path; an empty one counts as unset.
 pub(crate) fn path(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Keeps variables with one of these prefixes away from a child: what configures a server or service is what we pass.
@@ -44,9 +42,7 @@ pub(crate) fn remove_prefixed(command: &mut Command, prefixes: &[&str]) {
 /// The full path of a program on `PATH`.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 fn names_with_prefix(prefixes: &[&str]) -> Vec<OsString> {

@@ -32,10 +32,7 @@ pub(crate) fn ensure(needs: &Needs, say: &mut dyn FnMut(&str)) -> Result<(), Err
     let packages = missing_packages(needs);
     if !packages.is_empty() {
         if !rustix::process::geteuid().is_root() || environment::find_program("apt-get").is_none() {
-            return Err(Error::Missing {
-                what: packages.join(", "),
-                remedy: by_hand(&packages),
-            });
+            return Err(Error::Missing { what: packages.join(", "), remedy: by_hand(&packages) });
         }
         say(&format!("installing {}", packages.join(", ")));
         install(&packages)?;
@@ -52,39 +49,23 @@ pub(crate) fn ensure(needs: &Needs, say: &mut dyn FnMut(&str)) -> Result<(), Err
 /// The error for a program that turned out to be missing when it was needed.
 pub(crate) fn missing(program: &str) -> Error {
     let remedy = "run `cargo run -p local-stack -- install` (as root, or it tells you what root has to run)";
-    Error::Missing {
-        what: program.to_owned(),
-        remedy: remedy.to_owned(),
-    }
+    Error::Missing { what: program.to_owned(), remedy: remedy.to_owned() }
 }
 
 fn missing_packages(needs: &Needs) -> Vec<&'static str> {
     let has = |program| environment::find_program(program).is_some();
     let must_fetch = matches!(&needs.kafka, Some(source @ KafkaSource::Cache(_)) if !source.is_present());
     let wanted = [
-        (
-            "postgresql",
-            needs.postgres && postgres::program_folder().is_err(),
-        ),
+        ("postgresql", needs.postgres && postgres::program_folder().is_err()),
         ("redis-server", needs.redis && !has("redis-server")),
-        (
-            "openjdk-17-jre-headless",
-            needs.kafka.is_some() && !kafka::java_is_installed(),
-        ),
+        ("openjdk-17-jre-headless", needs.kafka.is_some() && !kafka::java_is_installed()),
         ("maven", must_fetch && !has("mvn")),
     ];
-    wanted
-        .into_iter()
-        .filter(|(_, is_missing)| *is_missing)
-        .map(|(package, _)| package)
-        .collect()
+    wanted.into_iter().filter(|(_, is_missing)| *is_missing).map(|(package, _)| package).collect()
 }
 
 fn by_hand(packages: &[&str]) -> String {
-    format!(
-        "sudo apt-get install -y --no-install-recommends {}",
-        packages.join(" ")
-    )
+    format!("sudo apt-get install -y --no-install-recommends {}", packages.join(" "))
 }
 
 fn install(packages: &[&str]) -> Result<(), Error> {
@@ -118,12 +99,7 @@ fn apt_get(arguments: &[&str]) -> Result<(), Error> {
     apt.env("DEBIAN_FRONTEND", "noninteractive")
         .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
         .args(arguments);
-    command::capture(
-        &mut apt,
-        &format!("apt-get {}", arguments.join(" ")),
-        command::LONG,
-    )
-    .map(|_| ())
+    command::capture(&mut apt, &format!("apt-get {}", arguments.join(" ")), command::LONG).map(|_| ())
 }
 
 /// A file that exists for the time of an installation.

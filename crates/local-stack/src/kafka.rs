@@ -36,10 +36,7 @@ pub(crate) fn start(hosting: &Hosting, libraries: &Path) -> Result<Server, Error
     let properties = folder.join("server.properties");
     let logging = folder.join("log4j2.properties");
     let data = folder.join("log");
-    write_file(
-        &properties,
-        &settings::server(hosting, &data, broker.port(), controller.port()),
-    )?;
+    write_file(&properties, &settings::server(hosting, &data, broker.port(), controller.port()))?;
     write_file(&logging, settings::LOGGING)?;
     format_once(&java, libraries, &folder, &properties, &logging)?;
 
@@ -58,13 +55,7 @@ pub(crate) fn start(hosting: &Hosting, libraries: &Path) -> Result<Server, Error
         stop_request: StopRequest::Terminate,
     };
     let ready = Box::new(move || handshake::ask(address));
-    Server::start(
-        address.to_string(),
-        vec![broker, controller],
-        launch,
-        STOP_DEADLINE,
-        ready,
-    )
+    Server::start(address.to_string(), vec![broker, controller], launch, STOP_DEADLINE, ready)
 }
 
 /// Runs one of Kafka's command-line tools by its class, such as `org.apache.kafka.tools.TopicCommand`.
@@ -73,10 +64,7 @@ pub(crate) fn run_tool(libraries: &Path, class: &str, arguments: &[&str]) -> Res
     let logging = logging.map_err(Error::io("create a temporary file"))?;
     write_file(logging.path(), settings::TOOL_LOGGING)?;
     let mut tool = Account::Own.command(&java()?);
-    tool.args(settings::TOOL_JVM)
-        .args(class_path(libraries, logging.path()))
-        .arg(class)
-        .args(arguments);
+    tool.args(settings::TOOL_JVM).args(class_path(libraries, logging.path())).arg(class).args(arguments);
     command::capture(&mut tool, class, command::SHORT * 2)
 }
 
@@ -102,14 +90,7 @@ fn format_once(
     let mut tool = Account::Own.command(java);
     tool.args(settings::TOOL_JVM)
         .args(class_path(libraries, logging))
-        .args([
-            "kafka.tools.StorageTool",
-            "format",
-            "--standalone",
-            "-t",
-            &random_cluster_id(),
-            "-c",
-        ])
+        .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", &random_cluster_id(), "-c"])
         .arg(properties);
     command::capture(&mut tool, "formatting Kafka's data directory", command::SHORT * 2)?;
     write_file(&marker, "")
@@ -118,10 +99,7 @@ fn format_once(
 /// Kafka's ids are 16 bytes in URL-safe base64 without padding: 22 characters, of which the last carries two bits.
 fn random_cluster_id() -> String {
     let mut random = rand::rng();
-    let mut id: String = (0..21)
-        .map(|_| random.sample(rand::distr::Alphanumeric))
-        .map(char::from)
-        .collect();
+    let mut id: String = (0..21).map(|_| random.sample(rand::distr::Alphanumeric)).map(char::from).collect();
     id.push('A');
     id
 }
@@ -133,10 +111,7 @@ fn class_path(libraries: &Path, logging: &Path) -> [OsString; 3] {
 }
 
 fn java() -> Result<PathBuf, Error> {
-    let of_home = environment::path("JAVA_HOME")
-        .map(|home| home.join("bin/java"))
-        .filter(|java| java.is_file());
-    of_home
-        .or_else(|| environment::find_program("java"))
-        .ok_or_else(|| install::missing("java"))
+    let of_home =
+        environment::path("JAVA_HOME").map(|home| home.join("bin/java")).filter(|java| java.is_file());
+    of_home.or_else(|| environment::find_program("java")).ok_or_else(|| install::missing("java"))
 }

@@ -52,9 +52,7 @@ impl Launch {
         // Not yet waited for, so its entry in /proc exists even if it has ended already.
         let Some(identity) = ProcessIdentity::of(child.id()) else {
             let _ = child.kill();
-            return Err(Error::Usage(
-                "/proc is not mounted; local-stack needs it".to_owned(),
-            ));
+            return Err(Error::Usage("/proc is not mounted; local-stack needs it".to_owned()));
         };
         if let Lifetime::Detached(Some(journal)) = &self.lifetime {
             journal.record(&self.name, identity, self.stop_request)?;
@@ -64,14 +62,8 @@ impl Launch {
 
     fn command(&self) -> Result<Command, Error> {
         let opening = Error::io(format!("open {}", self.log.display()));
-        let output = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .map_err(opening)?;
-        let errors = output
-            .try_clone()
-            .map_err(Error::io("duplicate a log file's descriptor"))?;
+        let output = OpenOptions::new().create(true).append(true).open(&self.log).map_err(opening)?;
+        let errors = output.try_clone().map_err(Error::io("duplicate a log file's descriptor"))?;
 
         // Each wrapper executes the next program in its own place, so the child's pid is the server's.
         let mut line: Vec<OsString> = Vec::new();
@@ -91,12 +83,7 @@ impl Launch {
 
         let mut words = line.into_iter();
         let mut command = Command::new(words.next().unwrap_or_default());
-        command
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .current_dir("/");
+        command.args(words).stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
         if matches!(self.lifetime, Lifetime::WithParent) {
             // Ctrl-C in a terminal goes to the foreground group; servers are stopped in order, by us.
             // (A detached child gets a whole session from setsid, which would fork if it led a group already.)

@@ -23,10 +23,7 @@ impl LockFile {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
             if is_still_at(path, &file)? {
-                return Ok(Some(Self {
-                    path: path.to_owned(),
-                    _file: file,
-                }));
+                return Ok(Some(Self { path: path.to_owned(), _file: file }));
             }
         }
     }
@@ -37,10 +34,7 @@ impl LockFile {
             let file = open(path)?;
             file.lock()?;
             if is_still_at(path, &file)? {
-                return Ok(Self {
-                    path: path.to_owned(),
-                    _file: file,
-                });
+                return Ok(Self { path: path.to_owned(), _file: file });
             }
         }
     }
@@ -55,11 +49,7 @@ impl Drop for LockFile {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
+    OpenOptions::new().create(true).truncate(false).write(true).open(path)
 }
 
 fn is_still_at(path: &Path, file: &File) -> io::Result<bool> {

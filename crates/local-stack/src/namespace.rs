@@ -57,10 +57,7 @@ impl Namespace {
 }
 
 fn create_database(maintenance_url: &str, name: &str) -> Result<(), Error> {
-    let found = run_sql(
-        maintenance_url,
-        &format!("select 1 from pg_database where datname = '{name}'"),
-    )?;
+    let found = run_sql(maintenance_url, &format!("select 1 from pg_database where datname = '{name}'"))?;
     if found.trim() == "1" {
         return Ok(());
     }

@@ -38,10 +38,7 @@ pub fn raise_open_files() -> Result<OpenFiles, Error> {
         let _ = rlimit::setrlimit(rlimit::Resource::NOFILE, soft, WANTED);
     }
     let limit = rlimit::increase_nofile_limit(WANTED.max(soft)).map_err(failed())?;
-    Ok(OpenFiles {
-        limit,
-        wanted: WANTED,
-    })
+    Ok(OpenFiles { limit, wanted: WANTED })
 }
 
 #[cfg(test)]
@@ -50,24 +47,9 @@ mod tests {
 
     #[test]
     fn a_shortfall_names_the_numbers_and_the_remedy() {
-        assert_eq!(
-            OpenFiles {
-                limit: 70_000,
-                wanted: 65_536
-            }
-            .shortfall(),
-            None
-        );
-        let shortfall = OpenFiles {
-            limit: 1024,
-            wanted: 65_536,
-        }
-        .shortfall()
-        .unwrap();
-        assert!(
-            shortfall.contains("only 1024") && shortfall.contains("ulimit -Hn 65536"),
-            "{shortfall}"
-        );
+        assert_eq!(OpenFiles { limit: 70_000, wanted: 65_536 }.shortfall(), None);
+        let shortfall = OpenFiles { limit: 1024, wanted: 65_536 }.shortfall().unwrap();
+        assert!(shortfall.contains("only 1024") && shortfall.contains("ulimit -Hn 65536"), "{shortfall}");
     }
 
     #[test]

@@ -46,10 +46,9 @@ impl PortLease {
                 Some(lease) => Ok(lease),
                 None => Self::take_any(bind),
             },
-            PortWish::Exactly(port) => Self::try_take(bind, port)?.ok_or_else(|| Error::NoFreePort {
-                range: port.to_string(),
-                bind,
-            }),
+            PortWish::Exactly(port) => {
+                Self::try_take(bind, port)?.ok_or_else(|| Error::NoFreePort { range: port.to_string(), bind })
+            }
         }
     }
 
@@ -85,9 +84,8 @@ fn next_port() -> u16 {
     static CURSOR: OnceLock<AtomicU16> = OnceLock::new();
     let cursor = CURSOR.get_or_init(|| AtomicU16::new(rand::rng().random_range(0..PORT_COUNT)));
     // The closure always answers, so both arms carry the value before the step.
-    let (Ok(step) | Err(step)) = cursor.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |step| {
-        Some((step + 1) % PORT_COUNT)
-    });
+    let (Ok(step) | Err(step)) =
+        cursor.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |step| Some((step + 1) % PORT_COUNT));
     FIRST_PORT + step
 }
 
@@ -114,9 +112,8 @@ mod tests {
 
     #[test]
     fn ports_are_distinct_even_after_they_were_given_back() {
-        let ports: HashSet<u16> = (0..200)
-            .map(|_| PortLease::take(LOOPBACK, PortWish::Any).unwrap().port())
-            .collect();
+        let ports: HashSet<u16> =
+            (0..200).map(|_| PortLease::take(LOOPBACK, PortWish::Any).unwrap().port()).collect();
         assert_eq!(ports.len(), 200);
     }
 

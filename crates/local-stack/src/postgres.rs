@@ -82,28 +82,18 @@ fn arguments(hosting: &Hosting, cluster: &Path, port: u16, sync: bool) -> Vec<Os
         ("fsync", on_off.to_owned()),
         ("full_page_writes", on_off.to_owned()),
     ];
-    settings.extend(
-        hosting
-            .extra
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.clone())),
-    );
+    settings.extend(hosting.extra.iter().map(|(name, value)| (name.as_str(), value.clone())));
 
     let mut arguments: Vec<OsString> = vec!["-D".into(), cluster.as_os_str().to_owned()];
     arguments.extend(
-        settings
-            .into_iter()
-            .flat_map(|(name, value)| ["-c".into(), format!("{name}={value}").into()]),
+        settings.into_iter().flat_map(|(name, value)| ["-c".into(), format!("{name}={value}").into()]),
     );
     arguments
 }
 
 /// The folder with the server's programs: the highest version among Debian's, else what `pg_config` says.
 pub(crate) fn program_folder() -> Result<PathBuf, Error> {
-    let debian = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let versions = debian.filter_map(|entry| {
         let version: u32 = entry.file_name().to_str()?.parse().ok()?;
         let folder = entry.path().join("bin");
@@ -115,11 +105,7 @@ pub(crate) fn program_folder() -> Result<PathBuf, Error> {
     let mut ask = Command::new("pg_config");
     let answer = command::capture(ask.arg("--bindir"), "pg_config", command::SHORT).unwrap_or_default();
     let folder = PathBuf::from(answer.trim());
-    if folder.join("postgres").is_file() {
-        Ok(folder)
-    } else {
-        Err(install::missing("postgresql"))
-    }
+    if folder.join("postgres").is_file() { Ok(folder) } else { Err(install::missing("postgresql")) }
 }
 
 /// Runs one SQL command on the database and returns what it yields, without headings.
@@ -134,17 +120,6 @@ pub(crate) fn run_sql(database_url: &str, sql: &str) -> Result<String, Error> {
     let mut command = Account::Own.command(&psql);
     environment::remove_prefixed(&mut command, &["PG"]);
     command.env("PGCONNECT_TIMEOUT", "10");
-    command.args([
-        "-X",
-        "-q",
-        "-A",
-        "-t",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-c",
-        sql,
-        "-d",
-        database_url,
-    ]);
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", database_url]);
     command::capture(&mut command, "psql", command::SHORT)
 }

@@ -27,10 +27,7 @@ impl ProcessIdentity {
     /// The process that has this pid now, if there is one.
     pub fn of(pid: u32) -> Option<Self> {
         let pid = i32::try_from(pid).ok()?;
-        Some(Self {
-            pid,
-            start_ticks: read_stat(pid)?.start_ticks,
-        })
+        Some(Self { pid, start_ticks: read_stat(pid)?.start_ticks })
     }
 
     /// The pid alone, for display.
@@ -76,13 +73,8 @@ impl ProcessIdentity {
         let mut next = 0;
         while let Some(parent) = found.get(next).copied() {
             next += 1;
-            let children = everyone
-                .iter()
-                .filter(|(_, stat)| stat.parent == parent.pid && !stat.is_dead());
-            found.extend(children.map(|(pid, stat)| Self {
-                pid: *pid,
-                start_ticks: stat.start_ticks,
-            }));
+            let children = everyone.iter().filter(|(_, stat)| stat.parent == parent.pid && !stat.is_dead());
+            found.extend(children.map(|(pid, stat)| Self { pid: *pid, start_ticks: stat.start_ticks }));
         }
         found.split_off(1)
     }
@@ -121,15 +113,10 @@ fn kill_all(processes: &[ProcessIdentity]) -> io::Result<()> {
     for process in processes {
         process.signal(Signal::KILL)?;
     }
-    if eventually(KILL_DEADLINE, || {
-        !processes.iter().any(|process| process.is_running())
-    }) {
+    if eventually(KILL_DEADLINE, || !processes.iter().any(|process| process.is_running())) {
         Ok(())
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "a killed process is still running",
-        ))
+        Err(io::Error::new(io::ErrorKind::TimedOut, "a killed process is still running"))
     }
 }
 
@@ -153,11 +140,7 @@ impl Stat {
         let parent = fields.next()?.parse().ok()?;
         // Fields 3 and 4 are consumed; start time is field 22.
         let start_ticks = fields.nth(17)?.parse().ok()?;
-        Some(Self {
-            state,
-            parent,
-            start_ticks,
-        })
+        Some(Self { state, parent, start_ticks })
     }
 }
 
@@ -189,41 +172,20 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
         let line = "42 (a) b (c)) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9001 100 200 300";
-        assert_eq!(
-            Stat::parse(line),
-            Some(Stat {
-                state: 'S',
-                parent: 7,
-                start_ticks: 9001
-            })
-        );
+        assert_eq!(Stat::parse(line), Some(Stat { state: 'S', parent: 7, start_ticks: 9001 }));
     }
 
     #[test]
     fn a_reused_pid_is_not_running_and_never_signalled() {
         let mut child = sleeper();
         let real = ProcessIdentity::of(child.id()).unwrap();
-        let earlier_owner = ProcessIdentity {
-            start_ticks: real.start_ticks - 1,
-            ..real
-        };
+        let earlier_owner = ProcessIdentity { start_ticks: real.start_ticks - 1, ..real };
 
-        let mut parent = Command::new("sh")
-            .args(["-c", "sleep 603 & wait"])
-            .spawn()
-            .unwrap();
+        let mut parent = Command::new("sh").args(["-c", "sleep 603 & wait"]).spawn().unwrap();
         let parent_now = ProcessIdentity::of(parent.id()).unwrap();
-        assert!(eventually(Duration::from_secs(5), || !parent_now
-            .descendants()
-            .is_empty()));
-        let parent_before = ProcessIdentity {
-            start_ticks: parent_now.start_ticks - 1,
-            ..parent_now
-        };
-        assert!(
-            parent_before.descendants().is_empty(),
-            "nor are its children ours"
-        );
+        assert!(eventually(Duration::from_secs(5), || !parent_now.descendants().is_empty()));
+        let parent_before = ProcessIdentity { start_ticks: parent_now.start_ticks - 1, ..parent_now };
+        assert!(parent_before.descendants().is_empty(), "nor are its children ours");
         parent_now.kill_tree().unwrap();
         parent.wait().unwrap();
 

@@ -24,10 +24,7 @@ pub(crate) fn start(hosting: &Hosting) -> Result<Server, Error> {
     let address = address::endpoint(hosting.bind, lease.port());
     let folder = hosting.folder("redis")?;
     let configuration = folder.join("redis.conf");
-    write_file(
-        &configuration,
-        &settings(hosting, lease.port(), &folder.display().to_string()),
-    )?;
+    write_file(&configuration, &settings(hosting, lease.port(), &folder.display().to_string()))?;
 
     let password = hosting.url_password().map(str::to_owned);
     let endpoint = match &password {
@@ -81,9 +78,5 @@ pub(crate) fn ping(address: SocketAddr, password: Option<&str>) -> Result<(), St
 }
 
 fn expect<const N: usize>(answer: [u8; N], wanted: &[u8; N]) -> Result<(), String> {
-    if &answer == wanted {
-        Ok(())
-    } else {
-        Err(format!("{:?}", String::from_utf8_lossy(&answer)))
-    }
+    if &answer == wanted { Ok(()) } else { Err(format!("{:?}", String::from_utf8_lossy(&answer))) }
 }

@@ -58,10 +58,7 @@ pub(crate) fn data_folder(folder: &Path) -> PathBuf {
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        let is_ours = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(PREFIX));
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
         let owner = entry.path().join(OWNER);
         // A folder without the file is either just being made or half removed by another sweep.
         if is_ours

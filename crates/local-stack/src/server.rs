@@ -66,15 +66,8 @@ impl Server {
         stop_deadline: Duration,
         ready: ReadyProbe,
     ) -> Result<Self, Error> {
-        let server = Self {
-            endpoint,
-            supervisor: Supervisor::new(launch, stop_deadline, ready),
-            ports,
-        };
-        let started = server
-            .supervisor
-            .start()
-            .and_then(|()| server.wait_ready(START_DEADLINE));
+        let server = Self { endpoint, supervisor: Supervisor::new(launch, stop_deadline, ready), ports };
+        let started = server.supervisor.start().and_then(|()| server.wait_ready(START_DEADLINE));
         if let Err(error) = started {
             // It may have ended by itself; detached ones would otherwise go on without anybody who knows them.
             let _ = server.kill();
@@ -108,11 +101,7 @@ impl Supervised for Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Server")
-            .field("endpoint", &self.endpoint)
-            .field("pid", &self.pid())
-            .finish()
+        formatter.debug_struct("Server").field("endpoint", &self.endpoint).field("pid", &self.pid()).finish()
     }
 }
 

@@ -86,24 +86,16 @@ impl Servers {
                 (scratch.path().to_owned(), Some(scratch))
             }
             (None, false) => {
-                return Err(Error::Usage(
-                    "servers that outlive this process need a directory".to_owned(),
-                ));
+                return Err(Error::Usage("servers that outlive this process need a directory".to_owned()));
             }
         };
-        let lifetime = if options.die_with_parent {
-            Lifetime::WithParent
-        } else {
-            Lifetime::Detached(journal)
-        };
+        let lifetime =
+            if options.die_with_parent { Lifetime::WithParent } else { Lifetime::Detached(journal) };
         create_folder(&data_folder(&directory))?;
         create_folder(&directory.join("logs"))?;
         raise_open_files()?;
 
-        let password = options
-            .password
-            .clone()
-            .unwrap_or_else(|| credentials::random_text(32));
+        let password = options.password.clone().unwrap_or_else(|| credentials::random_text(32));
         let hosting = |name: &str, port: PortWish, extra: &[(String, String)]| Hosting {
             data: data_folder(&directory),
             log: directory.join(format!("logs/{name}.log")),
@@ -131,21 +123,12 @@ impl Servers {
             });
             let redis = scope
                 .spawn(|| Source::start_or_use(external.redis_url.as_ref(), || redis::start(&for_redis)));
-            (
-                joined(kafka.join()),
-                joined(postgres.join()),
-                joined(redis.join()),
-            )
+            (joined(kafka.join()), joined(postgres.join()), joined(redis.join()))
         });
         match (kafka, postgres, redis) {
-            (Ok(kafka), Ok(postgres), Ok(redis)) => Ok(Self {
-                kafka,
-                postgres,
-                redis,
-                options,
-                directory,
-                _scratch: scratch,
-            }),
+            (Ok(kafka), Ok(postgres), Ok(redis)) => {
+                Ok(Self { kafka, postgres, redis, options, directory, _scratch: scratch })
+            }
             (kafka, postgres, redis) => Err(first_error([kafka, postgres, redis])),
         }
     }
@@ -172,9 +155,7 @@ impl Servers {
 
     /// Our own PostgreSQL, to break it.
     pub fn postgres(&self) -> Result<&Server, Error> {
-        self.postgres
-            .own()
-            .ok_or(Error::External { server: "PostgreSQL" })
+        self.postgres.own().ok_or(Error::External { server: "PostgreSQL" })
     }
 
     /// Our own Redis, to break it.
@@ -187,11 +168,7 @@ impl Servers {
     /// `class` is its Java class, such as `org.apache.kafka.tools.TopicCommand`. Takes a second or two.
     pub fn kafka_tool(&self, class: &str, arguments: &[&str]) -> Result<String, Error> {
         let bootstrap = ["--bootstrap-server", self.kafka_bootstrap()];
-        kafka::run_tool(
-            &self.options.kafka_source()?.libraries()?,
-            class,
-            &[&bootstrap, arguments].concat(),
-        )
+        kafka::run_tool(&self.options.kafka_source()?.libraries()?, class, &[&bootstrap, arguments].concat())
     }
 
     /// Runs one SQL command on the database of this URL and returns what it yields, without headings. It starts a `psql`.
@@ -252,18 +229,11 @@ fn first_error(outcomes: [Result<Source, Error>; 3]) -> Error {
 pub fn servers_for_tests() -> &'static Servers {
     static SERVERS: OnceLock<Result<Servers, Error>> = OnceLock::new();
     let external = ExternalServers::from_environment();
-    let servers = SERVERS.get_or_init(|| {
-        Servers::start(ServersOptions {
-            external,
-            ..ServersOptions::default()
-        })
-    });
+    let servers =
+        SERVERS.get_or_init(|| Servers::start(ServersOptions { external, ..ServersOptions::default() }));
     match servers {
         Ok(servers) => servers,
-        #[expect(
-            clippy::panic,
-            reason = "a missing server fails the test, and its message names the remedy"
-        )]
+        #[expect(clippy::panic, reason = "a missing server fails the test, and its message names the remedy")]
         Err(error) => panic!("no servers for tests: {error}"),
     }
 }

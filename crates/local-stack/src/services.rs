@@ -36,12 +36,7 @@ pub enum Role {
 
 impl Role {
     /// All four, in the order in which they are started: each after those that it links to.
-    pub const ALL: [Self; 4] = [
-        Self::StockConsumer,
-        Self::DbWriter,
-        Self::Notifier,
-        Self::ApiGateway,
-    ];
+    pub const ALL: [Self; 4] = [Self::StockConsumer, Self::DbWriter, Self::Notifier, Self::ApiGateway];
 
     /// Name of the package, the binary and the log.
     #[must_use]
@@ -154,23 +149,12 @@ impl Service {
             Ok(address)
         };
         let listeners = Listeners {
-            http: spec
-                .role
-                .has_user_api()
-                .then(|| listen(spec.http_port))
-                .transpose()?,
-            admin: spec
-                .role
-                .has_admin_api()
-                .then(|| listen(spec.admin_port))
-                .transpose()?,
+            http: spec.role.has_user_api().then(|| listen(spec.http_port)).transpose()?,
+            admin: spec.role.has_admin_api().then(|| listen(spec.admin_port)).transpose()?,
             ops: listen(spec.ops_port)?,
         };
-        let environment = settings::environment(&settings::Context {
-            deployment,
-            spec,
-            listeners: &listeners,
-        });
+        let environment =
+            settings::environment(&settings::Context { deployment, spec, listeners: &listeners });
         create_folder(&deployment.log_directory)?;
         let launch = Launch {
             name: spec.instance.clone(),
@@ -186,13 +170,7 @@ impl Service {
         let ready = Box::new(move || get(&ready_url));
         let supervisor = Supervisor::new(launch, STOP_DEADLINE, ready);
         supervisor.start()?;
-        Ok(Self {
-            role: spec.role,
-            listeners,
-            environment,
-            supervisor,
-            _ports: ports,
-        })
+        Ok(Self { role: spec.role, listeners, environment, supervisor, _ports: ports })
     }
 
     /// Which service this is.

@@ -22,23 +22,18 @@ pub(crate) fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<SyncSender<Job>> = OnceLock::new();
     let gone = || io::Error::other("the thread that starts processes is gone");
     let (reply, answer) = sync_channel(1);
-    SPAWNER
-        .get_or_init(start_thread)
-        .send(Job { command, reply })
-        .map_err(|_| gone())?;
+    SPAWNER.get_or_init(start_thread).send(Job { command, reply }).map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
 }
 
 fn start_thread() -> SyncSender<Job> {
     let (sender, jobs) = sync_channel::<Job>(0);
     // A failure to start the thread drops `jobs`; every later `send` then reports it.
-    let _ = std::thread::Builder::new()
-        .name("local-stack-spawner".to_owned())
-        .spawn(move || {
-            for mut job in jobs {
-                // A caller that stopped waiting has no use for the child; it is the last thing it did.
-                let _ = job.reply.send(job.command.spawn());
-            }
-        });
+    let _ = std::thread::Builder::new().name("local-stack-spawner".to_owned()).spawn(move || {
+        for mut job in jobs {
+            // A caller that stopped waiting has no use for the child; it is the last thing it did.
+            let _ = job.reply.send(job.command.spawn());
+        }
+    });
     sender
 }

@@ -52,11 +52,8 @@ struct Kept {
 impl Kept {
     /// What the data in the directory was made with, or something new.
     fn load(stack: &Stack) -> Result<Self, Error> {
-        let fresh = || Self {
-            credentials: Credentials::random(),
-            password: random_text(32),
-            ports: BTreeMap::new(),
-        };
+        let fresh =
+            || Self { credentials: Credentials::random(), password: random_text(32), ports: BTreeMap::new() };
         Ok(read_json(&stack.kept_path())?.unwrap_or_else(fresh))
     }
 
@@ -65,9 +62,7 @@ impl Kept {
     }
 
     fn port(&self, name: &str) -> PortWish {
-        self.ports
-            .get(name)
-            .map_or(PortWish::Any, |port| PortWish::Prefer(*port))
+        self.ports.get(name).map_or(PortWish::Any, |port| PortWish::Prefer(*port))
     }
 }
 
@@ -103,9 +98,7 @@ impl Stack {
         self.state()?
             .filter(State::is_up)
             .map(|state| state.environment)
-            .ok_or_else(|| Error::NotUp {
-                directory: self.directory.clone(),
-            })
+            .ok_or_else(|| Error::NotUp { directory: self.directory.clone() })
     }
 
     /// Stops everything and removes data (unless `keep_data`), state and lock; the logs stay. False if nothing was up.
@@ -132,11 +125,10 @@ impl Stack {
         // Not refused at the first try: a child that an `up` was just forking when it was killed holds its lock until it
         // becomes the program that it is to run.
         let lock = poll(LOCK_DEADLINE, || LockFile::try_acquire(&path).transpose());
-        lock.unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => Error::Busy { lock: path.clone() },
-                _ => Error::io(format!("lock {}", path.display()))(error),
-            })
+        lock.unwrap_or(Err(io::ErrorKind::WouldBlock.into())).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Error::Busy { lock: path.clone() },
+            _ => Error::io(format!("lock {}", path.display()))(error),
+        })
     }
 
     fn state_path(&self) -> PathBuf {
@@ -170,9 +162,8 @@ impl Stack {
 
 /// Ends every process that still runs: the services side by side, then the servers side by side.
 fn stop(state: &State) -> Result<(), Error> {
-    let (servers, services): (Vec<_>, Vec<_>) = state
-        .running()
-        .partition(|record| SERVERS.contains(&record.name.as_str()));
+    let (servers, services): (Vec<_>, Vec<_>) =
+        state.running().partition(|record| SERVERS.contains(&record.name.as_str()));
     stop_side_by_side(&services)?;
     stop_side_by_side(&servers)
 }
@@ -188,10 +179,8 @@ fn stop_side_by_side(records: &[&ProcessRecord]) -> Result<(), Error> {
                 })
             })
             .collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }

@@ -90,10 +90,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn create(path: PathBuf, state: State) -> Result<Self, Error> {
-        let journal = Self {
-            path,
-            state: Mutex::new(state),
-        };
+        let journal = Self { path, state: Mutex::new(state) };
         journal.update(|_| ())?;
         Ok(journal)
     }
@@ -107,11 +104,7 @@ impl Journal {
     ) -> Result<(), Error> {
         self.update(|state| {
             state.processes.retain(|record| record.name != name);
-            state.processes.push(ProcessRecord {
-                name: name.to_owned(),
-                identity,
-                stop_request,
-            });
+            state.processes.push(ProcessRecord { name: name.to_owned(), identity, stop_request });
         })
     }
 
@@ -137,12 +130,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(format!("read {}", path.display()))(error)),
     };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|reason| Error::State {
-            path: path.to_owned(),
-            reason,
-        })
+    serde_json::from_slice(&text).map(Some).map_err(|reason| Error::State { path: path.to_owned(), reason })
 }
 
 /// Writes a file of the state directory in one step, readable by its owner only: it contains secrets.
@@ -160,10 +148,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Err
 
 /// Another one after each boot; empty where the kernel does not say.
 fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

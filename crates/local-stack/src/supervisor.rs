@@ -34,12 +34,7 @@ struct Running {
 
 impl Supervisor {
     pub(crate) fn new(launch: Launch, stop_deadline: Duration, ready: ReadyProbe) -> Self {
-        Self {
-            launch,
-            stop_deadline,
-            ready,
-            running: Mutex::new(None),
-        }
+        Self { launch, stop_deadline, ready, running: Mutex::new(None) }
     }
 
     /// Starts the process; nothing happens if it runs already.
@@ -66,16 +61,11 @@ impl Supervisor {
     }
 
     fn poll(&self, process: &mut Running) -> Result<Option<ExitStatus>, Error> {
-        process
-            .child
-            .try_wait()
-            .map_err(Error::io(format!("wait for {}", self.name())))
+        process.child.try_wait().map_err(Error::io(format!("wait for {}", self.name())))
     }
 
     fn not_running(&self) -> Error {
-        Error::NotRunning {
-            name: self.name().to_owned(),
-        }
+        Error::NotRunning { name: self.name().to_owned() }
     }
 
     /// The identity of the process, as long as it runs.
@@ -89,15 +79,11 @@ impl Supervisor {
     }
 
     fn signal_tree(&self, signal: Signal) -> Result<(), Error> {
-        self.identity()?
-            .signal_tree(signal)
-            .map_err(Error::io(format!("signal {}", self.name())))
+        self.identity()?.signal_tree(signal).map_err(Error::io(format!("signal {}", self.name())))
     }
 
     fn exit_status(&self) -> Result<Option<ExitStatus>, Error> {
-        self.lock()
-            .as_mut()
-            .map_or(Ok(None), |process| self.poll(process))
+        self.lock().as_mut().map_or(Ok(None), |process| self.poll(process))
     }
 
     /// Waits until the probe is content, or the process ends, or the deadline passes.
@@ -142,9 +128,7 @@ impl Supervisor {
     /// The status of a process that is about to end or has ended.
     fn reap(&self) -> Result<ExitStatus, Error> {
         let status = poll(REAP_DEADLINE, || {
-            self.lock()
-                .as_mut()
-                .and_then(|process| process.child.try_wait().ok().flatten())
+            self.lock().as_mut().and_then(|process| process.child.try_wait().ok().flatten())
         });
         status.ok_or_else(|| {
             let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
@@ -218,10 +202,7 @@ pub trait Supervised {
     /// Kills the process and its children without a warning (SIGKILL), as a crash or a power cut would.
     fn kill(&self) -> Result<ExitStatus, Error> {
         let supervisor = self.supervisor();
-        supervisor
-            .identity()?
-            .kill_tree()
-            .map_err(Error::io(format!("kill {}", supervisor.name())))?;
+        supervisor.identity()?.kill_tree().map_err(Error::io(format!("kill {}", supervisor.name())))?;
         supervisor.reap()
     }
 

@@ -39,8 +39,7 @@ impl Workspace {
 
     /// Cargo's output folder. A relative `CARGO_TARGET_DIR` is relative to where cargo runs, which is our root.
     pub(crate) fn target_directory(&self) -> PathBuf {
-        self.0
-            .join(environment::path("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+        self.0.join(environment::path("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
     }
 }
 

@@ -18,10 +18,7 @@ fn kafka_comes_back_after_kill_9_with_its_topics_and_refuses_to_create_any_by_ac
     let servers = Servers::start(only("kafka")).unwrap();
     let kafka = servers.kafka().unwrap();
     let endpoint = kafka.endpoint().to_owned();
-    topics(
-        &servers,
-        &["--create", "--topic", "t1.coupon.claims", "--partitions", "3"],
-    );
+    topics(&servers, &["--create", "--topic", "t1.coupon.claims", "--partitions", "3"]);
 
     assert_eq!(kafka.kill().unwrap().signal(), Some(9));
     assert!(kafka.pid().is_none());
@@ -32,10 +29,7 @@ fn kafka_comes_back_after_kill_9_with_its_topics_and_refuses_to_create_any_by_ac
 
     let ended = Instant::now();
     kafka.terminate().unwrap();
-    assert!(
-        ended.elapsed() < SOON,
-        "an idle broker ends by itself, without being killed"
-    );
+    assert!(ended.elapsed() < SOON, "an idle broker ends by itself, without being killed");
     kafka.restart().unwrap();
     kafka.wait_ready(SOON).unwrap();
     assert!(topics(&servers, &["--describe", "--topic", "t1.coupon.claims"]).contains("PartitionCount: 3"));
@@ -49,20 +43,14 @@ fn postgres_comes_back_after_kill_9_with_its_rows() {
     assert_eq!(sql(&servers, "show max_connections"), "300");
 
     // A client that is connected has a backend of its own, which must go too: the restart would refuse its memory.
-    let backend = sql(
-        &servers,
-        "select pid from pg_stat_activity where backend_type = 'checkpointer'",
-    );
+    let backend = sql(&servers, "select pid from pg_stat_activity where backend_type = 'checkpointer'");
     let backend = ProcessIdentity::of(backend.parse().unwrap()).unwrap();
     assert_eq!(postgres.kill().unwrap().signal(), Some(9));
     assert!(!backend.is_running());
 
     postgres.start_again().unwrap();
     assert_eq!(sql(&servers, "select count(*) from t"), "2");
-    assert!(
-        postgres.terminate().unwrap().success(),
-        "a fast shutdown is a clean one"
-    );
+    assert!(postgres.terminate().unwrap().success(), "a fast shutdown is a clean one");
     postgres.start_again().unwrap();
     assert_eq!(sql(&servers, "select count(*) from t"), "2");
 }
@@ -91,11 +79,7 @@ fn redis_comes_back_empty_after_kill_9_unless_told_to_keep_its_data() {
 #[test]
 fn a_suspended_server_does_not_answer_and_a_resumed_one_does() {
     let servers = Servers::start(ServersOptions::default()).unwrap();
-    for server in [
-        servers.kafka().unwrap(),
-        servers.postgres().unwrap(),
-        servers.redis().unwrap(),
-    ] {
+    for server in [servers.kafka().unwrap(), servers.postgres().unwrap(), servers.redis().unwrap()] {
         server.suspend().unwrap();
         let silence = server.wait_ready(Duration::from_secs(1)).unwrap_err();
         assert!(matches!(silence, Error::NotReady { .. }), "{silence}");
@@ -111,20 +95,13 @@ fn a_suspended_server_does_not_answer_and_a_resumed_one_does() {
 fn a_server_with_a_wrong_setting_says_so_at_once() {
     let began = Instant::now();
     let wrong = ("max_connections".to_owned(), "banana".to_owned());
-    let error = Servers::start(ServersOptions {
-        postgres_settings: vec![wrong],
-        ..only("postgres")
-    })
-    .unwrap_err();
+    let error =
+        Servers::start(ServersOptions { postgres_settings: vec![wrong], ..only("postgres") }).unwrap_err();
     assert!(matches!(error, Error::EndedEarly { .. }), "{error}");
     assert!(error.to_string().contains("banana"), "{error}");
 
     let wrong = ("maxmemory-policy".to_owned(), "banana".to_owned());
-    let error = Servers::start(ServersOptions {
-        redis_settings: vec![wrong],
-        ..only("redis")
-    })
-    .unwrap_err();
+    let error = Servers::start(ServersOptions { redis_settings: vec![wrong], ..only("redis") }).unwrap_err();
     assert!(error.to_string().contains("banana"), "{error}");
     assert!(began.elapsed() < SOON);
 }

@@ -24,20 +24,9 @@ fn the_shared_servers_answer_and_every_namespace_has_its_own_database() {
     assert_ne!(one.topic_prefix, other.topic_prefix);
     assert_ne!(one.redis_key_prefix, other.redis_key_prefix);
 
-    servers
-        .run_sql(
-            &one.database_url,
-            "create table t (a int); insert into t values (7)",
-        )
-        .unwrap();
-    assert_eq!(
-        servers.run_sql(&one.database_url, "select a from t").unwrap(),
-        "7\n"
-    );
-    let elsewhere = servers
-        .run_sql(&other.database_url, "select a from t")
-        .unwrap_err()
-        .to_string();
+    servers.run_sql(&one.database_url, "create table t (a int); insert into t values (7)").unwrap();
+    assert_eq!(servers.run_sql(&one.database_url, "select a from t").unwrap(), "7\n");
+    let elsewhere = servers.run_sql(&other.database_url, "select a from t").unwrap_err().to_string();
     assert!(elsewhere.contains("does not exist"), "{elsewhere}");
 
     one.drop_database(servers).unwrap();
@@ -57,10 +46,7 @@ fn two_stacks_that_start_at_once_share_no_port() {
         .flat_map(|servers| [servers.kafka(), servers.postgres(), servers.redis()])
         .map(|server| server.unwrap().port().unwrap())
         .collect();
-    assert!(
-        ports.iter().all(|port| (21_000..30_000).contains(port)),
-        "{ports:?}"
-    );
+    assert!(ports.iter().all(|port| (21_000..30_000).contains(port)), "{ports:?}");
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), 6);
@@ -68,9 +54,7 @@ fn two_stacks_that_start_at_once_share_no_port() {
 
 #[test]
 fn servers_outlive_the_thread_that_asked_for_them() {
-    let servers = std::thread::spawn(|| Servers::start(only("redis")).unwrap())
-        .join()
-        .unwrap();
+    let servers = std::thread::spawn(|| Servers::start(only("redis")).unwrap()).join().unwrap();
     assert_eq!(redis(servers.redis().unwrap(), "PING"), "+PONG\r\n");
 }
 
@@ -89,10 +73,7 @@ fn dropped_servers_leave_neither_process_nor_folder() {
 #[test]
 fn detached_servers_go_on_when_their_handle_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
-    let options = ServersOptions {
-        die_with_parent: false,
-        ..only("redis")
-    };
+    let options = ServersOptions { die_with_parent: false, ..only("redis") };
     let refused = Servers::start(options.clone()).unwrap_err().to_string();
     assert!(refused.contains("need a directory"), "{refused}");
 
@@ -104,20 +85,10 @@ fn detached_servers_go_on_when_their_handle_is_dropped() {
     assert!(process.is_running());
 
     // Its port is taken, as the next stack finds out.
-    let ports = ServerPorts {
-        redis: PortWish::Exactly(port),
-        ..ServerPorts::default()
-    };
-    let taken = Servers::start(ServersOptions {
-        ports,
-        ..only("redis")
-    })
-    .unwrap_err();
+    let ports = ServerPorts { redis: PortWish::Exactly(port), ..ServerPorts::default() };
+    let taken = Servers::start(ServersOptions { ports, ..only("redis") }).unwrap_err();
     assert!(matches!(taken, Error::NoFreePort { .. }), "{taken}");
-    std::process::Command::new("kill")
-        .args(["-9", &process.pid().to_string()])
-        .status()
-        .unwrap();
+    std::process::Command::new("kill").args(["-9", &process.pid().to_string()]).status().unwrap();
 }
 
 #[test]
@@ -128,11 +99,7 @@ fn servers_that_somebody_else_runs_are_used_and_cannot_be_broken_from_here() {
         database_url: Some("postgres://nobody@127.0.0.1:9/none".to_owned()),
         redis_url: Some(owner.redis_url().to_owned()),
     };
-    let user = Servers::start(ServersOptions {
-        external,
-        ..ServersOptions::default()
-    })
-    .unwrap();
+    let user = Servers::start(ServersOptions { external, ..ServersOptions::default() }).unwrap();
     assert_eq!(user.redis_url(), owner.redis_url());
     assert_eq!(user.kafka_bootstrap(), "127.0.0.1:9");
     for server in [user.kafka(), user.postgres(), user.redis()] {
@@ -145,17 +112,8 @@ fn servers_that_somebody_else_runs_are_used_and_cannot_be_broken_from_here() {
 #[test]
 fn beyond_loopback_postgres_and_redis_ask_for_the_password_that_is_in_their_urls() {
     let bind = "0.0.0.0".parse().unwrap();
-    let servers = Servers::start(ServersOptions {
-        bind,
-        ..only("redis")
-    })
-    .unwrap();
-    let (login, address) = servers
-        .redis_url()
-        .strip_prefix("redis://:")
-        .unwrap()
-        .split_once('@')
-        .unwrap();
+    let servers = Servers::start(ServersOptions { bind, ..only("redis") }).unwrap();
+    let (login, address) = servers.redis_url().strip_prefix("redis://:").unwrap().split_once('@').unwrap();
     let mut connection = TcpStream::connect(address).unwrap();
     let mut exchange = |command: &str| {
         connection.write_all(command.as_bytes()).unwrap();
@@ -167,15 +125,7 @@ fn beyond_loopback_postgres_and_redis_ask_for_the_password_that_is_in_their_urls
     assert_eq!(exchange(&format!("AUTH {login}\r\n")), "+OK\r\n");
     assert_eq!(exchange("PING\r\n"), "+PONG\r\n");
 
-    let servers = Servers::start(ServersOptions {
-        bind,
-        ..only("postgres")
-    })
-    .unwrap();
-    assert!(
-        servers.database_url().starts_with("postgres://postgres:"),
-        "{}",
-        servers.database_url()
-    );
+    let servers = Servers::start(ServersOptions { bind, ..only("postgres") }).unwrap();
+    assert!(servers.database_url().starts_with("postgres://postgres:"), "{}", servers.database_url());
     assert_eq!(sql(&servers, "select 1"), "1");
 }

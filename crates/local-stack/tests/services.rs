@@ -1,8 +1,5 @@
 //! The life of a service, on a stand-in that speaks the probes (`examples/stand_in_service.rs`) instead of the real binaries.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a failed expectation fails the test, in its helpers too"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed expectation fails the test, in its helpers too")]
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -18,17 +15,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// Cargo builds examples along with the tests, beside the folder of the test binaries.
 fn stand_in() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let program = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/stand_in_service");
-    assert!(
-        program.is_file(),
-        "run `cargo test -p local-stack`, which builds {}",
-        program.display()
-    );
+    let program = test.parent().unwrap().parent().unwrap().join("examples/stand_in_service");
+    assert!(program.is_file(), "run `cargo test -p local-stack`, which builds {}", program.display());
     program
 }
 
@@ -39,11 +27,7 @@ fn deployment() -> (Servers, Deployment) {
         database_url: Some("postgres://postgres@database.example/postgres".to_owned()),
         redis_url: Some("redis://redis.example".to_owned()),
     };
-    let servers = Servers::start(ServersOptions {
-        external,
-        ..ServersOptions::default()
-    })
-    .unwrap();
+    let servers = Servers::start(ServersOptions { external, ..ServersOptions::default() }).unwrap();
     let namespace = Namespace {
         name: "t1".to_owned(),
         topic_prefix: "t1.".to_owned(),
@@ -65,9 +49,7 @@ fn start(deployment: &Deployment, role: Role, behaviour: &str) -> Service {
 /// The names of the variables that the stand-in got, without `FIRSTCOME__`.
 fn variables(service: &Service) -> Vec<String> {
     let log = std::fs::read_to_string(service.log()).unwrap();
-    let names = log
-        .lines()
-        .filter_map(|line| line.strip_prefix("FIRSTCOME__")?.split_once('='));
+    let names = log.lines().filter_map(|line| line.strip_prefix("FIRSTCOME__")?.split_once('='));
     names.map(|(name, _)| name.to_owned()).collect()
 }
 
@@ -88,17 +70,9 @@ fn a_service_is_ready_when_its_probe_says_so_and_ends_with_zero_on_sigterm() {
 fn a_service_that_ends_early_shows_its_log() {
     let (_servers, deployment) = deployment();
     let began = Instant::now();
-    let error = start(&deployment, Role::DbWriter, "exit 3")
-        .wait_ready(SOON)
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::EndedEarly { status, .. } if status.code() == Some(3)),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("the configuration makes no sense"),
-        "{error}"
-    );
+    let error = start(&deployment, Role::DbWriter, "exit 3").wait_ready(SOON).unwrap_err();
+    assert!(matches!(&error, Error::EndedEarly { status, .. } if status.code() == Some(3)), "{error}");
+    assert!(error.to_string().contains("the configuration makes no sense"), "{error}");
     assert!(began.elapsed() < SOON);
 }
 
@@ -107,10 +81,7 @@ fn a_service_that_is_not_ready_in_time_shows_its_reasons() {
     let (_servers, deployment) = deployment();
     let service = start(&deployment, Role::Notifier, "never ready");
     service.wait_started(SOON).unwrap();
-    let error = service
-        .wait_ready(Duration::from_millis(300))
-        .unwrap_err()
-        .to_string();
+    let error = service.wait_ready(Duration::from_millis(300)).unwrap_err().to_string();
     assert!(error.contains("503") && error.contains("replaying"), "{error}");
 }
 
@@ -140,8 +111,8 @@ fn each_role_gets_the_variables_that_it_knows_and_no_others() {
     let expected = [
         (
             Role::ApiGateway,
-            "ADMIN__LISTEN AUTH__ADMIN_AUDIENCE AUTH__AUDIENCE AUTH__HS256_SECRET AUTH__ISSUER HTTP__LISTEN \
-             HTTP__NOTIFIER_URL KAFKA__BOOTSTRAP_SERVERS KAFKA__PARTITIONS KAFKA__TOPIC_PREFIX KEYS__ACTIVE_ID \
+            "ADMIN__LISTEN AUTH__ADMIN_AUDIENCE AUTH__AUDIENCE AUTH__HS256_SECRET AUTH__ISSUER \
+             CLAIMS__NOTIFIER_URL HTTP__LISTEN KAFKA__BOOTSTRAP_SERVERS KAFKA__PARTITIONS KAFKA__TOPIC_PREFIX KEYS__ACTIVE_ID \
              KEYS__SECRETS__K1 OPS__LISTEN POSTGRES__URL PROFILE REDIS__KEY_PREFIX REDIS__URL",
         ),
         (
@@ -169,11 +140,8 @@ fn each_role_gets_the_variables_that_it_knows_and_no_others() {
         let service = deployment.start(&spec).unwrap();
         service.wait_ready(SOON).unwrap();
         assert_eq!(variables(&service).join(" "), expected, "{role:?}");
-        let given: Vec<_> = service
-            .environment()
-            .iter()
-            .filter(|(name, _)| name.contains("SECRET"))
-            .collect();
+        let given: Vec<_> =
+            service.environment().iter().filter(|(name, _)| name.contains("SECRET")).collect();
         assert!(given.iter().all(|(_, value)| value.len() >= 32));
     }
 }
@@ -195,11 +163,7 @@ fn two_instances_of_one_role_have_their_own_ports_and_logs() {
 
 #[test]
 fn a_missing_binary_is_answered_with_the_command_that_builds_it() {
-    let error = local_stack::binary(local_stack::BuildProfile::Release, "no-such-service")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("cargo build --release --bins -p no-such-service"),
-        "{error}"
-    );
+    let error =
+        local_stack::binary(local_stack::BuildProfile::Release, "no-such-service").unwrap_err().to_string();
+    assert!(error.contains("cargo build --release --bins -p no-such-service"), "{error}");
 }

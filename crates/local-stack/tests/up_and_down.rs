@@ -26,12 +26,7 @@ impl Home {
     fn new() -> Self {
         // As tempdir would have it, the user postgres could not reach its cluster.
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        Self(
-            tempfile::Builder::new()
-                .permissions(permissions)
-                .tempdir()
-                .unwrap(),
-        )
+        Self(tempfile::Builder::new().permissions(permissions).tempdir().unwrap())
     }
 
     fn path(&self) -> PathBuf {
@@ -51,11 +46,7 @@ impl Home {
 
     fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -76,10 +67,7 @@ impl Home {
         };
         let state: Value = serde_json::from_slice(&text).unwrap();
         let records = state["processes"].as_array().unwrap().clone();
-        records
-            .into_iter()
-            .map(|record| serde_json::from_value(record).unwrap())
-            .collect()
+        records.into_iter().map(|record| serde_json::from_value(record).unwrap()).collect()
     }
 
     fn files(&self) -> Vec<String> {
@@ -95,9 +83,8 @@ impl Drop for Home {
 
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -109,8 +96,7 @@ fn up_status_env_down_leave_no_process_and_no_lock() {
     assert_eq!(home.run(&["status"]).status.code(), Some(1));
 
     assert!(
-        home.succeed(&["up", "--no-services", "--no-sync", "--partitions", "5"])
-            .contains("the stack is up")
+        home.succeed(&["up", "--no-services", "--no-sync", "--partitions", "5"]).contains("the stack is up")
     );
     let processes = home.processes();
     assert_eq!(processes.len(), 3);
@@ -127,26 +113,14 @@ fn up_status_env_down_leave_no_process_and_no_lock() {
     let env = home.succeed(&["env"]);
     assert_eq!(variable(&env, "TOPIC_PARTITIONS"), "5");
     assert_eq!(variable(&env, "JWT_SECRET").len(), 48);
-    assert_eq!(
-        sql(variable(&env, "DATABASE_URL"), "select current_database()").stdout,
-        b"local\n"
-    );
+    assert_eq!(sql(variable(&env, "DATABASE_URL"), "select current_database()").stdout, b"local\n");
     assert!(variable(&env, "KAFKA_BOOTSTRAP").starts_with("127.0.0.1:"));
     assert!(variable(&env, "REDIS_URL").starts_with("redis://127.0.0.1:"));
-    assert!(
-        home.succeed(&["logs", "redis"])
-            .contains("Ready to accept connections")
-    );
-    assert!(
-        home.succeed(&["logs", "--lines", "3"])
-            .contains("kafka          | ")
-    );
+    assert!(home.succeed(&["logs", "redis"]).contains("Ready to accept connections"));
+    assert!(home.succeed(&["logs", "--lines", "3"]).contains("kafka          | "));
 
     let again = home.succeed(&["up", "--no-services"]);
-    assert!(
-        again.contains("already up") && again.contains(variable(&env, "KAFKA_BOOTSTRAP")),
-        "{again}"
-    );
+    assert!(again.contains("already up") && again.contains(variable(&env, "KAFKA_BOOTSTRAP")), "{again}");
     assert_eq!(home.processes(), processes);
 
     home.succeed(&["down"]);
@@ -160,19 +134,13 @@ fn kept_data_come_back_with_their_secrets_and_addresses() {
     let home = Home::new();
     home.succeed(&["up", "--no-services"]);
     let before = home.succeed(&["env"]);
-    sql(
-        variable(&before, "DATABASE_URL"),
-        "create table t (a int); insert into t values (7)",
-    );
+    sql(variable(&before, "DATABASE_URL"), "create table t (a int); insert into t values (7)");
     home.succeed(&["down", "--keep-data"]);
     assert_eq!(home.files(), ["data", "logs"]);
 
     home.succeed(&["up", "--no-services"]);
     assert_eq!(home.succeed(&["env"]), before);
-    assert_eq!(
-        sql(variable(&before, "DATABASE_URL"), "select a from t").stdout,
-        b"7\n"
-    );
+    assert_eq!(sql(variable(&before, "DATABASE_URL"), "select a from t").stdout, b"7\n");
     home.succeed(&["down"]);
     assert_eq!(home.files(), ["logs"]);
 }
@@ -180,16 +148,9 @@ fn kept_data_come_back_with_their_secrets_and_addresses() {
 /// `up` that is killed when at least one server runs and Kafka, which takes seconds, is not ready yet.
 fn interrupt_up(home: &Home) -> Vec<ProcessIdentity> {
     let mut up = home.command("up");
-    let mut up = up
-        .args(["--no-services", "--no-sync"])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut up = up.args(["--no-services", "--no-sync"]).stderr(Stdio::null()).spawn().unwrap();
     assert!(eventually(SOON, || !home.processes().is_empty()));
-    assert!(
-        home.refuse(&["down"]).contains("wait for it to end"),
-        "one at a time"
-    );
+    assert!(home.refuse(&["down"]).contains("wait for it to end"), "one at a time");
     up.kill().unwrap();
     up.wait().unwrap();
     assert_eq!(home.state()["phase"], "starting");
@@ -211,24 +172,13 @@ fn an_interrupted_up_is_cleaned_by_down_or_the_next_up_and_a_crashed_stack_by_th
     signal("-KILL", crashed[0].pid());
     assert!(eventually(SOON, || !crashed[0].is_running()));
     let partly = home.refuse(&["up", "--no-services"]);
-    assert!(
-        partly.contains("partly up") && partly.contains("local-stack down"),
-        "{partly}"
-    );
+    assert!(partly.contains("partly up") && partly.contains("local-stack down"), "{partly}");
     assert_eq!(home.run(&["status"]).status.code(), Some(1));
 
-    crashed[1..]
-        .iter()
-        .for_each(|process| signal("-KILL", process.pid()));
-    assert!(eventually(SOON, || crashed
-        .iter()
-        .all(|process| !process.is_running())));
+    crashed[1..].iter().for_each(|process| signal("-KILL", process.pid()));
+    assert!(eventually(SOON, || crashed.iter().all(|process| !process.is_running())));
     home.succeed(&["up", "--no-services", "--no-sync"]);
-    assert!(
-        home.processes()
-            .iter()
-            .all(|process| process.is_running() && !crashed.contains(process))
-    );
+    assert!(home.processes().iter().all(|process| process.is_running() && !crashed.contains(process)));
 }
 
 #[test]
@@ -237,11 +187,7 @@ fn a_failed_up_stops_what_it_started() {
     // There is nothing behind this address, so the namespace's database cannot be made.
     let output = home
         .command("up")
-        .args([
-            "--no-services",
-            "--database-url",
-            "postgres://postgres@127.0.0.1:9/postgres",
-        ])
+        .args(["--no-services", "--database-url", "postgres://postgres@127.0.0.1:9/postgres"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -266,16 +212,9 @@ fn up_uses_servers_that_run_already_and_down_leaves_them_alone() {
         .env("LOCAL_STACK_REDIS_URL", variable(&env, "REDIS_URL"))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(user.processes().is_empty(), "nothing was started");
-    assert_eq!(
-        variable(&user.succeed(&["env"]), "REDIS_URL"),
-        variable(&env, "REDIS_URL")
-    );
+    assert_eq!(variable(&user.succeed(&["env"]), "REDIS_URL"), variable(&env, "REDIS_URL"));
     user.succeed(&["down"]);
     owner.succeed(&["status"]);
 }
@@ -286,33 +225,14 @@ fn a_cluster_that_its_user_cannot_reach_lies_elsewhere_and_goes_all_the_same() {
     // As below /root: nobody but its owner may pass.
     fs::set_permissions(home.0.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let mut up = home.command("up");
-    up.args([
-        "--no-services",
-        "--kafka-bootstrap",
-        "127.0.0.1:9",
-        "--redis-url",
-        "redis://127.0.0.1:9",
-    ]);
+    up.args(["--no-services", "--kafka-bootstrap", "127.0.0.1:9", "--redis-url", "redis://127.0.0.1:9"]);
     let output = up.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert_eq!(
-        sql(variable(&home.succeed(&["env"]), "DATABASE_URL"), "select 1").stdout,
-        b"1\n"
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(sql(variable(&home.succeed(&["env"]), "DATABASE_URL"), "select 1").stdout, b"1\n");
 
     // Only root changes the user, so only then is there an elsewhere.
-    let elsewhere = fs::read_to_string(home.path().join("data/postgres-is-at"))
-        .ok()
-        .map(PathBuf::from);
-    assert!(
-        elsewhere
-            .as_ref()
-            .is_none_or(|folder| folder.join("cluster").is_dir())
-    );
+    let elsewhere = fs::read_to_string(home.path().join("data/postgres-is-at")).ok().map(PathBuf::from);
+    assert!(elsewhere.as_ref().is_none_or(|folder| folder.join("cluster").is_dir()));
     home.succeed(&["down"]);
     assert!(elsewhere.is_none_or(|folder| !folder.exists()));
 }
@@ -324,12 +244,7 @@ fn up_starts_the_services_after_their_topics_and_schema_and_down_stops_them_befo
     let binaries = target.path().join("debug");
     fs::create_dir(&binaries).unwrap();
     let test = std::env::current_exe().unwrap();
-    let stand_in = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/stand_in_service");
+    let stand_in = test.parent().unwrap().parent().unwrap().join("examples/stand_in_service");
     for name in ["api-gateway", "stock-consumer", "db-writer", "notifier"] {
         fs::copy(&stand_in, binaries.join(name)).unwrap();
     }
@@ -346,33 +261,17 @@ fn up_starts_the_services_after_their_topics_and_schema_and_down_stops_them_befo
     up.args(["--no-build", "--no-sync", "--kafka-bootstrap", "127.0.0.1:9"])
         .env("CARGO_TARGET_DIR", target.path());
     let output = up.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let env = home.succeed(&["env"]);
     let topics = format!("dev local. 3 127.0.0.1:9 {}", variable(&env, "DATABASE_URL"));
-    assert_eq!(
-        fs::read_to_string(steps).unwrap(),
-        format!("migrate {topics}\ntopics apply {topics}\n")
-    );
-    for name in [
-        "API_URL",
-        "ADMIN_URL",
-        "NOTIFIER_URL",
-        "GATEWAY_OPS_URL",
-        "STOCK_CONSUMER_OPS_URL",
-    ] {
+    assert_eq!(fs::read_to_string(steps).unwrap(), format!("migrate {topics}\ntopics apply {topics}\n"));
+    for name in ["API_URL", "ADMIN_URL", "NOTIFIER_URL", "GATEWAY_OPS_URL", "STOCK_CONSUMER_OPS_URL"] {
         assert!(variable(&env, name).starts_with("http://127.0.0.1:"), "{name}");
     }
     let gateway = home.succeed(&["logs", "api-gateway"]);
     let notifier_url = variable(&env, "NOTIFIER_URL");
-    assert!(
-        gateway.contains(&format!("FIRSTCOME__HTTP__NOTIFIER_URL={notifier_url}")),
-        "{gateway}"
-    );
+    assert!(gateway.contains(&format!("FIRSTCOME__CLAIMS__NOTIFIER_URL={notifier_url}")), "{gateway}");
     let same_secret = format!("FIRSTCOME__AUTH__HS256_SECRET={}", variable(&env, "JWT_SECRET"));
     assert!(gateway.contains(&same_secret) && home.succeed(&["logs", "notifier"]).contains(&same_secret));
 
@@ -381,12 +280,7 @@ fn up_starts_the_services_after_their_topics_and_schema_and_down_stops_them_befo
         .as_array()
         .unwrap()
         .iter()
-        .map(|process| {
-            (
-                process["name"].as_str().unwrap(),
-                process["ready"].as_bool().unwrap(),
-            )
-        })
+        .map(|process| (process["name"].as_str().unwrap(), process["ready"].as_bool().unwrap()))
         .collect();
     let expected = [
         ("kafka", false), // nothing behind its address

@@ -97,9 +97,7 @@ enum Subcommands {
 /// The `main` of a service.
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
-    let command = <Arguments as clap::CommandFactory>::command()
-        .name(S::NAME)
-        .about(S::ABOUT);
+    let command = <Arguments as clap::CommandFactory>::command().name(S::NAME).about(S::ABOUT);
     let arguments = <Arguments as clap::FromArgMatches>::from_arg_matches(&command.get_matches());
     let ended = match arguments {
         Ok(arguments) => dispatch::<S>(&arguments),
@@ -121,10 +119,8 @@ fn dispatch<S: Service>(arguments: &Arguments) -> Result<(), Ended> {
     }
     let loaded =
         config::load::<S::Config>(arguments.config.as_deref(), environment()).map_err(|problems| {
-            let lines: Vec<String> = problems
-                .iter()
-                .map(|problem| format!("\n  {}: {}", problem.path, problem.problem))
-                .collect();
+            let lines: Vec<String> =
+                problems.iter().map(|problem| format!("\n  {}: {}", problem.path, problem.problem)).collect();
             Ended::Configuration(format!("the configuration is wrong:{}", lines.concat()))
         })?;
     if arguments.print_config {
@@ -143,10 +139,7 @@ fn dispatch<S: Service>(arguments: &Arguments) -> Result<(), Ended> {
     start::<S>(settings, &printed)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the environment"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
@@ -156,11 +149,7 @@ fn environment() -> Vec<(String, String)> {
 fn start<S: Service>(settings: S::Config, printed: &str) -> Result<(), Ended> {
     let runtime = settings.runtime();
     let production = runtime.profile.is_production();
-    let format = runtime.log.format.unwrap_or(if production {
-        LogFormat::Json
-    } else {
-        LogFormat::Text
-    });
+    let format = runtime.log.format.unwrap_or(if production { LogFormat::Json } else { LogFormat::Text });
     let filter = logs::start(S::NAME, format, &runtime.log.filter).map_err(Ended::Configuration)?;
     tracing::info!(config = printed, "{} {} starts", S::NAME, crate::RELEASE);
     raise_open_files();
@@ -259,11 +248,7 @@ fn versions<S: Service>() -> String {
 
 /// Asks `/readyz` of the service that runs with the same configuration. By hand: the image has no shell and no curl.
 fn healthcheck(listen: SocketAddr) -> Result<(), Ended> {
-    let ip = if listen.ip().is_unspecified() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
-    } else {
-        listen.ip()
-    };
+    let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
     let ask = || -> std::io::Result<String> {
         let mut stream =
             TcpStream::connect_timeout(&SocketAddr::new(ip, listen.port()), HEALTHCHECK_TIMEOUT)?;
@@ -276,18 +261,10 @@ fn healthcheck(listen: SocketAddr) -> Result<(), Ended> {
     match ask() {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
         Ok(answer) => {
-            let reasons = answer
-                .split("\r\n\r\n")
-                .nth(1)
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
+            let reasons = answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim().to_owned();
             Err(Ended::Fatal(format!("not ready: {reasons}")))
         }
-        Err(error) => Err(Ended::Fatal(format!(
-            "no answer from {ip}:{}: {error}",
-            listen.port()
-        ))),
+        Err(error) => Err(Ended::Fatal(format!("no answer from {ip}:{}: {error}", listen.port()))),
     }
 }
 

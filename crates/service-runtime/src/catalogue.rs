@@ -19,16 +19,14 @@ impl Buckets {
     #[must_use]
     pub fn bounds(self) -> Vec<f64> {
         match self {
-            Self::Request => vec![
-                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-            ],
-            Self::Journey => vec![
-                0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
-            ],
+            Self::Request => {
+                vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]
+            }
+            Self::Journey => {
+                vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
+            }
             Self::Records => {
-                vec![
-                    1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0,
-                ]
+                vec![1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0]
             }
         }
     }
@@ -131,17 +129,8 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), ALL.len());
         for metric in ALL {
-            assert_eq!(
-                metric.name.ends_with("_total"),
-                metric.kind == Counter,
-                "{}",
-                metric.name
-            );
-            assert!(
-                metric.services.chars().all(|service| "GSWN".contains(service)),
-                "{}",
-                metric.name
-            );
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Counter, "{}", metric.name);
+            assert!(metric.services.chars().all(|service| "GSWN".contains(service)), "{}", metric.name);
             assert!(!metric.help.is_empty());
         }
     }

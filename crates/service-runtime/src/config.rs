@@ -78,11 +78,7 @@ pub fn load<C: ServiceConfig>(
             problems.extend(runtime.problems());
             problems.extend(config.problems());
             if problems.is_empty() {
-                return Ok(Loaded {
-                    config,
-                    effective,
-                    sources,
-                });
+                return Ok(Loaded { config, effective, sources });
             }
         }
     }
@@ -110,10 +106,8 @@ fn read_environment(
     environment: impl IntoIterator<Item = (String, String)>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Leaf> {
-    let variables = environment
-        .into_iter()
-        .filter(|(key, _)| key.to_uppercase().starts_with("FIRSTCOME__"))
-        .collect();
+    let variables =
+        environment.into_iter().filter(|(key, _)| key.to_uppercase().starts_with("FIRSTCOME__")).collect();
     let source = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
         .prefix_separator("__")
         .separator("__")
@@ -125,11 +119,7 @@ fn read_environment(
             for (path, value) in values {
                 let name = format!("{ENVIRONMENT_PREFIX}__{}", path.replace('.', "__").to_uppercase());
                 let text = value.into_string().unwrap_or_default();
-                leaves.push(Leaf {
-                    path,
-                    value: Value::String(text),
-                    source: format!("${name}"),
-                });
+                leaves.push(Leaf { path, value: Value::String(text), source: format!("${name}") });
             }
         }
     }
@@ -157,10 +147,7 @@ fn place<C: ServiceConfig>(defaults: &Value, effective: &Value, leaf: &Leaf) -> 
         }
     }
     let reason = refusal.map_or_else(String::new, |error| error.to_string());
-    Err(Problem::new(
-        &leaf.path,
-        format!("cannot be read: {reason} (from {})", leaf.source),
-    ))
+    Err(Problem::new(&leaf.path, format!("cannot be read: {reason} (from {})", leaf.source)))
 }
 
 /// A value of the environment is a text that may mean a number or a truth value, where the key wants one.
@@ -189,10 +176,7 @@ fn read_secret_files(
         .filter_map(|(path, file)| Some((tree::secret_behind(defaults, &path)?, path, file)))
         .map(|(secret, path, file)| {
             if sources.contains_key(&secret) {
-                problems.push(Problem::new(
-                    &path,
-                    format!("and {secret} are both set: leave one out"),
-                ));
+                problems.push(Problem::new(&path, format!("and {secret} are both set: leave one out")));
             }
             (secret, file)
         })
@@ -214,10 +198,7 @@ fn inline_secrets(defaults: &Value, sources: &BTreeMap<String, String>) -> Vec<P
         .iter()
         .filter(|(path, source)| tree::is_secret(defaults, path) && !source.starts_with("file "))
         .map(|(path, _)| {
-            Problem::new(
-                path,
-                "must come from a file in prod: use the key that ends in _file (or _files)",
-            )
+            Problem::new(path, "must come from a file in prod: use the key that ends in _file (or _files)")
         })
         .collect()
 }

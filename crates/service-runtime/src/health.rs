@@ -60,11 +60,7 @@ impl Health {
         let name = name.into();
         let turned = Arc::new(AtomicU64::new(self.elapsed_ms()));
         self.inner.loops.lock().insert(name.clone(), Arc::clone(&turned));
-        LoopTurn {
-            health: self.clone(),
-            name,
-            turned,
-        }
+        LoopTurn { health: self.clone(), name, turned }
     }
 
     /// From now on `/readyz` says no: the process is about to end.
@@ -79,10 +75,7 @@ impl Health {
 
     /// `/livez`.
     pub fn live(&self) -> Answer {
-        let stalled = self
-            .loop_ages()
-            .into_iter()
-            .filter(|(_, age)| *age > self.inner.loop_stall_max);
+        let stalled = self.loop_ages().into_iter().filter(|(_, age)| *age > self.inner.loop_stall_max);
         answer(
             stalled
                 .map(|(name, age)| format!("loop {name} has not turned for {} s", age.as_secs()))
@@ -127,10 +120,7 @@ impl Health {
 }
 
 fn reasons(conditions: &BTreeMap<String, String>) -> Vec<String> {
-    conditions
-        .iter()
-        .map(|(name, reason)| format!("{name}: {reason}"))
-        .collect()
+    conditions.iter().map(|(name, reason)| format!("{name}: {reason}")).collect()
 }
 
 fn answer(reasons: Vec<String>) -> Answer {
@@ -152,11 +142,7 @@ pub struct Condition {
 
 impl Condition {
     fn new(health: &Health, probe: Probe, name: &str, reason: &str) -> Self {
-        let condition = Self {
-            health: health.clone(),
-            probe,
-            name: name.to_owned(),
-        };
+        let condition = Self { health: health.clone(), probe, name: name.to_owned() };
         condition.unmet(reason);
         condition
     }
@@ -168,10 +154,7 @@ impl Condition {
 
     /// It is not so, for this reason.
     pub fn unmet(&self, reason: impl Into<String>) {
-        self.health
-            .conditions(self.probe)
-            .lock()
-            .insert(self.name.clone(), reason.into());
+        self.health.conditions(self.probe).lock().insert(self.name.clone(), reason.into());
     }
 }
 

@@ -39,9 +39,7 @@ impl FilterHandle {
 /// # Errors
 /// What is wrong with them.
 pub fn parse_filter(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::builder()
-        .parse(directives)
-        .map_err(|error| error.to_string())
+    EnvFilter::builder().parse(directives).map_err(|error| error.to_string())
 }
 
 /// Starts logging to standard error, for the whole process.
@@ -54,12 +52,9 @@ pub fn start(service: &'static str, format: LogFormat, directives: &str) -> Resu
     let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => registry.with(output.with_ansi(false)).try_init(),
-        LogFormat::Json => registry
-            .with(output.event_format(JsonLines {
-                service,
-                clock: Clock::system(),
-            }))
-            .try_init(),
+        LogFormat::Json => {
+            registry.with(output.event_format(JsonLines { service, clock: Clock::system() })).try_init()
+        }
     };
     started.map_err(|error| error.to_string())?;
     Ok(FilterHandle(handle))
@@ -86,10 +81,7 @@ where
         let metadata = event.metadata();
         let mut line = Map::new();
         line.insert("ts".to_owned(), Value::String(rfc3339(&self.clock)));
-        line.insert(
-            "level".to_owned(),
-            Value::String(metadata.level().as_str().to_lowercase()),
-        );
+        line.insert("level".to_owned(), Value::String(metadata.level().as_str().to_lowercase()));
         line.insert("target".to_owned(), Value::String(metadata.target().to_owned()));
         line.insert("service".to_owned(), Value::String(self.service.to_owned()));
         line.insert("version".to_owned(), Value::String(crate::RELEASE.to_owned()));
@@ -108,13 +100,11 @@ struct Fields<'a>(&'a mut Map<String, Value>);
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0
-            .insert(field.name().to_owned(), Value::String(format!("{value:?}")));
+        self.0.insert(field.name().to_owned(), Value::String(format!("{value:?}")));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0
-            .insert(field.name().to_owned(), Value::String(value.to_owned()));
+        self.0.insert(field.name().to_owned(), Value::String(value.to_owned()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -161,13 +151,8 @@ mod tests {
     fn a_line_is_one_json_object_with_the_documented_fields() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let format = JsonLines {
-            service: "notifier",
-            clock: Clock::manual(Timestamp::from_ms(0).unwrap()),
-        };
-        let layer = tracing_subscriber::fmt::layer()
-            .with_writer(move || writer.clone())
-            .event_format(format);
+        let format = JsonLines { service: "notifier", clock: Clock::manual(Timestamp::from_ms(0).unwrap()) };
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).event_format(format);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::warn!(coupon.id = "c1", partition = 3, "a \"quoted\"\nline");
         });

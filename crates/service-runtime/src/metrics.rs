@@ -18,18 +18,9 @@ impl Metrics {
     /// The metrics of a service, with those of its process.
     #[must_use]
     pub fn new(service: &'static str) -> Self {
-        let metrics = Self {
-            registry: Registry::new(),
-            service,
-        };
-        metrics.register(
-            "process",
-            prometheus::process_collector::ProcessCollector::for_self(),
-        );
-        metrics
-            .int_gauges(&catalogue::BUILD_INFO)
-            .with_label_values(&[crate::RELEASE])
-            .set(1);
+        let metrics = Self { registry: Registry::new(), service };
+        metrics.register("process", prometheus::process_collector::ProcessCollector::for_self());
+        metrics.int_gauges(&catalogue::BUILD_INFO).with_label_values(&[crate::RELEASE]).set(1);
         metrics
     }
 
@@ -78,18 +69,13 @@ impl Metrics {
     /// Histograms by label.
     #[must_use]
     pub fn histograms(&self, metric: &Metric) -> HistogramVec {
-        self.add(
-            metric,
-            HistogramVec::new(self.histogram_options(metric), metric.labels),
-        )
+        self.add(metric, HistogramVec::new(self.histogram_options(metric), metric.labels))
     }
 
     /// Everything, as Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_default()
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
     fn options(&self, metric: &Metric) -> Opts {
@@ -151,9 +137,7 @@ pub fn redis(metrics: &Metrics, dependency_up: &IntGaugeVec) -> infrastructure_r
 pub fn keys(metrics: &Metrics, ring: &coupon_domain::KeyRing) {
     let gauges = metrics.int_gauges(&catalogue::KEY_INFO);
     for (id, key) in ring.iter() {
-        gauges
-            .with_label_values(&[id.as_str(), key.fingerprint().as_str()])
-            .set(1);
+        gauges.with_label_values(&[id.as_str(), key.fingerprint().as_str()]).set(1);
     }
 }
 
@@ -164,15 +148,9 @@ mod tests {
     #[test]
     fn series_carry_the_service_and_the_prefix() {
         let metrics = Metrics::new("notifier");
-        metrics
-            .counters(&catalogue::LIMIT_HITS_TOTAL)
-            .with_label_values(&["waiters"])
-            .inc();
+        metrics.counters(&catalogue::LIMIT_HITS_TOTAL).with_label_values(&["waiters"]).inc();
         let text = metrics.text();
-        assert!(
-            text.contains(r#"coupon_limit_hits_total{limit="waiters",service="notifier"} 1"#),
-            "{text}"
-        );
+        assert!(text.contains(r#"coupon_limit_hits_total{limit="waiters",service="notifier"} 1"#), "{text}");
         assert!(text.contains("process_resident_memory_bytes"));
         assert!(text.contains("# HELP coupon_build_info"));
     }
@@ -180,10 +158,7 @@ mod tests {
     #[test]
     fn every_row_of_the_catalogue_can_be_registered() {
         let metrics = Metrics::new("all");
-        for metric in catalogue::ALL
-            .iter()
-            .filter(|metric| metric.name != catalogue::BUILD_INFO.name)
-        {
+        for metric in catalogue::ALL.iter().filter(|metric| metric.name != catalogue::BUILD_INFO.name) {
             match metric.kind {
                 Kind::Counter => drop(metrics.counters(metric)),
                 Kind::Gauge => drop(metrics.gauges(metric)),

@@ -87,9 +87,7 @@ fn probe(answer: Answer) -> HttpResponse {
         Ok(()) => HttpResponse::Ok().content_type("text/plain").body("ok\n"),
         Err(reasons) => {
             let body = reasons.join("\n") + "\n";
-            HttpResponse::ServiceUnavailable()
-                .content_type("text/plain")
-                .body(body)
+            HttpResponse::ServiceUnavailable().content_type("text/plain").body(body)
         }
     }
 }
@@ -100,14 +98,9 @@ async fn metrics(shared: Data<Shared>) -> HttpResponse {
     let now = seconds(ops.clock.now().ms());
     shared.loop_turns.reset();
     for (name, age) in ops.health.loop_ages() {
-        shared
-            .loop_turns
-            .with_label_values(&[name.as_str()])
-            .set(now - age.as_secs_f64());
+        shared.loop_turns.with_label_values(&[name.as_str()]).set(now - age.as_secs_f64());
     }
-    HttpResponse::Ok()
-        .content_type("text/plain; version=0.0.4")
-        .body(ops.metrics.text())
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(ops.metrics.text())
 }
 
 async fn set_filter(shared: Data<Shared>, body: Bytes) -> HttpResponse {
@@ -119,9 +112,7 @@ async fn set_filter(shared: Data<Shared>, body: Bytes) -> HttpResponse {
         }
         Err(error) => HttpResponse::BadRequest()
             .content_type("text/plain")
-            .body(format!(
-                "the filter cannot be read: {error}; give directives like info,notifier=debug\n"
-            )),
+            .body(format!("the filter cannot be read: {error}; give directives like info,notifier=debug\n")),
     }
 }
 

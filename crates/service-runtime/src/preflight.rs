@@ -74,10 +74,7 @@ pub async fn await_schema<C>(context: &Context<C>, section: &PostgresSection) ->
                 tracing::warn!("waiting: {reason}");
                 condition.unmet(reason);
             }
-            Ok(SchemaFit::TooNew {
-                found,
-                compatible_from,
-            }) => {
+            Ok(SchemaFit::TooNew { found, compatible_from }) => {
                 return Err(Ended::Refused(format!(
                     "the schema has version {found} and works with releases of schema {compatible_from} on: deploy a newer release"
                 )));

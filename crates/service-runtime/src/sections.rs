@@ -72,10 +72,7 @@ pub struct LogSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self {
-            format: None,
-            filter: "info".to_owned(),
-        }
+        Self { format: None, filter: "info".to_owned() }
     }
 }
 
@@ -109,16 +106,9 @@ impl KeysSection {
             }
         }
         if self.secrets.is_empty() {
-            problems.push(Problem::new(
-                "keys.secrets",
-                "must hold at least one key (or secret_files)",
-            ));
+            problems.push(Problem::new("keys.secrets", "must hold at least one key (or secret_files)"));
         }
-        if problems.is_empty() {
-            Ok(KeyRing::new(keys))
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(KeyRing::new(keys)) } else { Err(problems) }
     }
 }
 
@@ -139,20 +129,12 @@ impl RuntimeSections<'_> {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let ranges = [
-            (
-                "ops.loop_stall_ms_max",
-                self.ops.loop_stall_ms_max,
-                3_000,
-                600_000,
-            ),
+            ("ops.loop_stall_ms_max", self.ops.loop_stall_ms_max, 3_000, 600_000),
             ("ops.drain_ms_max", self.ops.drain_ms_max, 1_000, 600_000),
         ];
         for (path, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
-                problems.push(Problem::new(
-                    path,
-                    format!("must be {least}..={most}, is {value}"),
-                ));
+                problems.push(Problem::new(path, format!("must be {least}..={most}, is {value}")));
             }
         }
         if let Err(error) = crate::logs::parse_filter(&self.log.filter) {
@@ -169,11 +151,7 @@ mod tests {
     #[test]
     fn every_wrong_key_is_named() {
         let section = KeysSection {
-            secrets: [
-                ("k1".to_owned(), "x".repeat(32)),
-                ("K 2".to_owned(), "short".to_owned()),
-            ]
-            .into(),
+            secrets: [("k1".to_owned(), "x".repeat(32)), ("K 2".to_owned(), "short".to_owned())].into(),
             ..KeysSection::default()
         };
         let problems = section.ring().unwrap_err();

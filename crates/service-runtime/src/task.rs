@@ -96,26 +96,10 @@ mod tests {
     async fn a_panic_and_a_failure_end_the_process() {
         let (tasks, mut ends) = Tasks::new();
         tasks.spawn("breaks", async { panic!("on purpose") });
-        assert!(
-            ends.recv()
-                .await
-                .unwrap()
-                .to_string()
-                .contains("task breaks panicked")
-        );
+        assert!(ends.recv().await.unwrap().to_string().contains("task breaks panicked"));
         tasks.spawn_essential("fails", async { Err(Ended::Refused("no".to_owned())) });
         assert_eq!(ends.recv().await.unwrap().code(), 3);
-        tasks
-            .thread("dies", || panic!("on purpose"))
-            .unwrap()
-            .join()
-            .unwrap();
-        assert!(
-            ends.recv()
-                .await
-                .unwrap()
-                .to_string()
-                .contains("thread dies panicked")
-        );
+        tasks.thread("dies", || panic!("on purpose")).unwrap().join().unwrap();
+        assert!(ends.recv().await.unwrap().to_string().contains("thread dies panicked"));
     }
 }

@@ -93,12 +93,7 @@ impl<S: BuildHasher + Clone> Ledger<S> {
     /// # Errors
     /// [`CheckpointError`]: ranks, issue numbers or counts do not fit each other. Starting from it would decide wrongly.
     pub fn restore(checkpoint: Checkpoint, hasher: S) -> Result<Self, CheckpointError> {
-        let Checkpoint {
-            partition,
-            next_src,
-            chain,
-            coupons,
-        } = checkpoint;
+        let Checkpoint { partition, next_src, chain, coupons } = checkpoint;
         let mut ledger = Self {
             partition,
             next_src,
@@ -128,12 +123,7 @@ impl<S: BuildHasher + Clone> Ledger<S> {
     pub fn checkpoint(&self) -> Checkpoint {
         let mut coupons: Vec<_> = self.coupons.values().map(checkpoint_coupon).collect();
         coupons.sort_unstable_by_key(|coupon| coupon.state.coupon_id);
-        Checkpoint {
-            partition: self.partition,
-            next_src: self.next_src,
-            chain: self.chain,
-            coupons,
-        }
+        Checkpoint { partition: self.partition, next_src: self.next_src, chain: self.chain, coupons }
     }
 }
 
@@ -148,11 +138,7 @@ fn restore_coupon<S: BuildHasher + Clone>(
     }
     let retired = coupon.state.status == CouponStatus::Retired;
     if !retired && claims.granted_count() != coupon.state.issued {
-        return Err(format!(
-            "{} grants, but issued says {}",
-            claims.granted_count(),
-            coupon.state.issued
-        ));
+        return Err(format!("{} grants, but issued says {}", claims.granted_count(), coupon.state.issued));
     }
     let mut commands = HashMap::with_capacity_and_hasher(coupon.commands.len(), hasher.clone());
     for command in coupon.commands {
@@ -166,11 +152,7 @@ fn restore_coupon<S: BuildHasher + Clone>(
     if !commands.contains_key(&coupon.state.last_command.command_id) {
         return Err("the last command has no answer".to_owned());
     }
-    Ok(CouponEntry {
-        state: coupon.state,
-        commands,
-        claims,
-    })
+    Ok(CouponEntry { state: coupon.state, commands, claims })
 }
 
 fn restore_claim<S: BuildHasher + Clone>(
@@ -211,17 +193,9 @@ fn restore_claim<S: BuildHasher + Clone>(
         (ClaimCode::SoldOut | ClaimCode::Closed, None, None) => None,
         _ => return problem("its columns do not fit its code"),
     };
-    let moment = Moment {
-        src_offset: claim.decided_offset,
-        appended_at: claim.appended_at,
-    };
-    let settled = SettledClaim::new(
-        &claim.claim_id,
-        claim.code,
-        moment,
-        reference,
-        claim.user_nth.unwrap_or(0),
-    );
+    let moment = Moment { src_offset: claim.decided_offset, appended_at: claim.appended_at };
+    let settled =
+        SettledClaim::new(&claim.claim_id, claim.code, moment, reference, claim.user_nth.unwrap_or(0));
     let granted_to = user_id.filter(|_| claim.code == ClaimCode::Granted);
     claims.push(settled, granted_to);
     Ok(())
@@ -235,9 +209,7 @@ fn checkpoint_coupon<S: BuildHasher + Clone>(entry: &CouponEntry<S>) -> CouponCh
     }
     let mut claims = Vec::with_capacity(entry.claims.range(0, u32::MAX).len());
     for (rank, claim) in (1..).zip(entry.claims.range(0, u32::MAX)) {
-        let user_id = claim
-            .issue_no()
-            .and_then(|issue_no| users.get(&issue_no).copied());
+        let user_id = claim.issue_no().and_then(|issue_no| users.get(&issue_no).copied());
         claims.push(FinalClaim {
             claim_id: claim.claim_id(coupon_id),
             user_id: user_id.cloned(),
@@ -247,10 +219,7 @@ fn checkpoint_coupon<S: BuildHasher + Clone>(entry: &CouponEntry<S>) -> CouponCh
             rank,
             issue_no: claim.issue_no(),
             user_nth: claim.user_nth(),
-            granted_claim_id: entry
-                .claims
-                .winner(claim)
-                .map(|winner| winner.claim_id(coupon_id)),
+            granted_claim_id: entry.claims.winner(claim).map(|winner| winner.claim_id(coupon_id)),
         });
     }
     let mut commands: Vec<_> = entry
@@ -264,9 +233,5 @@ fn checkpoint_coupon<S: BuildHasher + Clone>(entry: &CouponEntry<S>) -> CouponCh
         })
         .collect();
     commands.sort_unstable_by_key(|command| command.decided_offset);
-    CouponCheckpoint {
-        state: entry.state.clone(),
-        commands,
-        claims,
-    }
+    CouponCheckpoint { state: entry.state.clone(), commands, claims }
 }

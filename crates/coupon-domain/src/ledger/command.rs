@@ -34,10 +34,7 @@ pub(super) fn answer<S: BuildHasher + Clone>(
                 quantity: definition.quantity(),
                 issued: 0,
                 version: 1,
-                last_command: LastCommand {
-                    command_id: command.command_id,
-                    code: CommandCode::Applied,
-                },
+                last_command: LastCommand { command_id: command.command_id, code: CommandCode::Applied },
                 last_grant_offset: None,
             };
             let entry = vacant.insert(CouponEntry {
@@ -88,19 +85,11 @@ fn judge(state: &CouponState, moment: Moment, command: &Command) -> Verdict {
             _ => Verdict::Refuse(Refusal::Retired),
         };
     }
-    if command
-        .expected_version
-        .is_some_and(|expected| expected != state.version)
-    {
+    if command.expected_version.is_some_and(|expected| expected != state.version) {
         return Verdict::VersionMismatch;
     }
     let closed = state.is_closed_at(moment.appended_at);
-    let with_status = |status| {
-        Verdict::Apply(Box::new(CouponState {
-            status,
-            ..state.clone()
-        }))
-    };
+    let with_status = |status| Verdict::Apply(Box::new(CouponState { status, ..state.clone() }));
     match &command.change {
         Change::Publish(_) => Verdict::Refuse(Refusal::AlreadyPublished),
         Change::Close if state.status == CouponStatus::Closed => Verdict::NoChange,
@@ -143,11 +132,7 @@ fn restock(state: &CouponState, delta: i32) -> Verdict {
         (true, Some(next)) => next,
         (true, None) => return Verdict::Refuse(Refusal::RoundsExhausted),
     };
-    Verdict::Apply(Box::new(CouponState {
-        quantity,
-        round,
-        ..state.clone()
-    }))
+    Verdict::Apply(Box::new(CouponState { quantity, round, ..state.clone() }))
 }
 
 impl<S: BuildHasher> CouponEntry<S> {
@@ -158,16 +143,9 @@ impl<S: BuildHasher> CouponEntry<S> {
         code: CommandCode,
         refusal: Option<Refusal>,
     ) -> CommandAnswer {
-        let answer = CommandAnswer {
-            code,
-            refusal,
-            decided_offset: moment.src_offset,
-        };
+        let answer = CommandAnswer { code, refusal, decided_offset: moment.src_offset };
         self.commands.insert(command.command_id, answer);
-        self.state.last_command = LastCommand {
-            command_id: command.command_id,
-            code,
-        };
+        self.state.last_command = LastCommand { command_id: command.command_id, code };
         answer
     }
 }

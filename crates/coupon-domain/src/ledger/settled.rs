@@ -56,32 +56,19 @@ impl SettledClaim {
     /// Which claim of this coupon it is.
     #[must_use]
     pub fn claim_id(&self, coupon_id: CouponId) -> ClaimId {
-        ClaimId {
-            coupon_id,
-            round: self.round,
-            slot: self.slot,
-            mac: self.mac,
-        }
+        ClaimId { coupon_id, round: self.round, slot: self.slot, mac: self.mac }
     }
 
     /// Granted: the number of the issued coupon.
     #[must_use]
     pub fn issue_no(&self) -> Option<u32> {
-        if self.code == ClaimCode::Granted {
-            Some(self.reference)
-        } else {
-            None
-        }
+        if self.code == ClaimCode::Granted { Some(self.reference) } else { None }
     }
 
     /// Granted: the how-manieth grant of this user.
     #[must_use]
     pub fn user_nth(&self) -> Option<u16> {
-        if self.code == ClaimCode::Granted {
-            Some(self.nth)
-        } else {
-            None
-        }
+        if self.code == ClaimCode::Granted { Some(self.nth) } else { None }
     }
 
     fn is(&self, claim_id: &ClaimId) -> bool {
@@ -117,21 +104,13 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
 
     pub(super) fn find(&self, claim_id: &ClaimId) -> Option<(u32, &SettledClaim)> {
         let hash = self.hasher.hash_one(claim_id.mac);
-        let rank = self.ranks.find(hash, |rank| {
-            self.at(*rank).is_some_and(|claim| claim.is(claim_id))
-        })?;
+        let rank = self.ranks.find(hash, |rank| self.at(*rank).is_some_and(|claim| claim.is(claim_id)))?;
         Some((*rank, self.at(*rank)?))
     }
 
     /// Appends a claim under the next rank; a grant with its user.
     pub(super) fn push(&mut self, claim: SettledClaim, granted_to: Option<&UserId>) -> u32 {
-        let Self {
-            by_rank,
-            ranks,
-            grants,
-            issued_to,
-            hasher,
-        } = self;
+        let Self { by_rank, ranks, grants, issued_to, hasher } = self;
         by_rank.push(claim);
         let rank = u32::try_from(by_rank.len()).unwrap_or(u32::MAX);
         if let Some(user_id) = granted_to {
@@ -139,9 +118,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
             issued_to.entry_ref(user_id).or_default().push(claim.reference);
         }
         let hash_of = |rank: &u32| {
-            let claim = usize::try_from(*rank - 1)
-                .ok()
-                .and_then(|index| by_rank.get(index));
+            let claim = usize::try_from(*rank - 1).ok().and_then(|index| by_rank.get(index));
             hasher.hash_one(claim.map_or([0; 16], |claim| claim.mac))
         };
         ranks.insert_unique(hasher.hash_one(claim.mac), rank, hash_of);
@@ -157,11 +134,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
 
     /// The claim that `claim` names as the winner, if it was answered `already_issued`.
     pub(super) fn winner(&self, claim: &SettledClaim) -> Option<&SettledClaim> {
-        if claim.code == ClaimCode::AlreadyIssued {
-            self.grant(claim.reference)
-        } else {
-            None
-        }
+        if claim.code == ClaimCode::AlreadyIssued { self.grant(claim.reference) } else { None }
     }
 
     /// The issue numbers of a user's grants, in their order.
@@ -186,9 +159,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
 
     /// The users with grants and their issue numbers, in no order.
     pub(super) fn holders(&self) -> impl Iterator<Item = (&UserId, &[u32])> {
-        self.issued_to
-            .iter()
-            .map(|(user_id, held)| (user_id, held.as_slice()))
+        self.issued_to.iter().map(|(user_id, held)| (user_id, held.as_slice()))
     }
 
     fn grant(&self, issue_no: u32) -> Option<&SettledClaim> {

@@ -47,13 +47,7 @@ impl Line {
     fn next(&mut self, input: Input) -> Outcome {
         let appended_at = Timestamp::from_ms(self.now).unwrap();
         let src_offset = self.ledger.next_src();
-        self.ledger
-            .fold(LogRecord {
-                src_offset,
-                appended_at,
-                body: Body::Readable(input),
-            })
-            .unwrap()
+        self.ledger.fold(LogRecord { src_offset, appended_at, body: Body::Readable(input) }).unwrap()
     }
 
     fn run(&mut self, change: Change) -> CommandOutcome {
@@ -74,14 +68,8 @@ impl Line {
 
     fn claim(&mut self, user: &str, round: u8, slot: u64) -> ClaimOutcome {
         let user_id: UserId = user.parse().unwrap();
-        let claim_id = self
-            .key
-            .claim_id(self.coupon_id, &user_id, Round::new(round).unwrap(), Slot(slot));
-        let claim = Claim {
-            claim_id,
-            user_id,
-            received_at: Timestamp::EPOCH,
-        };
+        let claim_id = self.key.claim_id(self.coupon_id, &user_id, Round::new(round).unwrap(), Slot(slot));
+        let claim = Claim { claim_id, user_id, received_at: Timestamp::EPOCH };
         match self.next(Input::Claim(claim)).subject {
             Subject::Claim(outcome) => outcome,
             other => panic!("{other:?}"),
@@ -96,26 +84,17 @@ fn there_are_thirty_one_restocks_and_no_more() {
         let outcome = line.run(Change::Restock(1));
         assert_eq!(outcome.state.unwrap().round.number(), round);
     }
-    assert_eq!(
-        line.run(Change::Restock(1)).refusal,
-        Some(Refusal::RoundsExhausted)
-    );
+    assert_eq!(line.run(Change::Restock(1)).refusal, Some(Refusal::RoundsExhausted));
     assert_eq!(line.run(Change::Restock(-1)).code, CommandCode::Applied);
 }
 
 #[test]
 fn the_largest_quantity_is_a_limit_for_restocks_too() {
     let mut line = Line::of(u64::from(QUANTITY_MAX) - 1, 1);
-    assert_eq!(
-        line.run(Change::Restock(2)).refusal,
-        Some(Refusal::AboveQuantityMax)
-    );
+    assert_eq!(line.run(Change::Restock(2)).refusal, Some(Refusal::AboveQuantityMax));
     assert_eq!(line.run(Change::Restock(1)).code, CommandCode::Applied);
     let all = i32::try_from(QUANTITY_MAX).unwrap();
-    assert_eq!(
-        line.run(Change::Restock(-all)).refusal,
-        Some(Refusal::BelowIssued)
-    );
+    assert_eq!(line.run(Change::Restock(-all)).refusal, Some(Refusal::BelowIssued));
 }
 
 #[test]
@@ -152,14 +131,9 @@ fn a_retired_coupon_forgets_its_claims_and_remembers_its_commands() {
     assert_eq!((late.code, late.is_final), (ClaimCode::Closed, false));
     assert_eq!(line.run(Change::Retire).code, CommandCode::NoChange);
     line.commands = 0;
-    let again = line.run(Change::Publish(
-        line.ledger.coupon(line.coupon_id).unwrap().definition.clone(),
-    ));
+    let again = line.run(Change::Publish(line.ledger.coupon(line.coupon_id).unwrap().definition.clone()));
     assert_eq!((again.code, again.refusal), (CommandCode::Applied, None));
-    assert_eq!(
-        line.ledger.coupon(line.coupon_id).unwrap().status,
-        CouponStatus::Retired
-    );
+    assert_eq!(line.ledger.coupon(line.coupon_id).unwrap().status, CouponStatus::Retired);
     line.commands = 100;
     assert_eq!(line.run(Change::Restock(1)).refusal, Some(Refusal::Retired));
 }
@@ -181,40 +155,21 @@ fn torn_checkpoints_are_refused() {
     let torn = |change: fn(&mut CouponCheckpoint)| {
         let mut checkpoint = whole.clone();
         change(&mut checkpoint.coupons[0]);
-        Ledger::restore(checkpoint, DefaultHasher::default())
-            .unwrap_err()
-            .problem
+        Ledger::restore(checkpoint, DefaultHasher::default()).unwrap_err().problem
     };
     type Tear = fn(&mut CouponCheckpoint);
     let cases: [(Tear, &str); 10] = [
         (|coupon| drop(coupon.claims.remove(1)), "rank leaves a gap"),
         (
-            |coupon| {
-                coupon.claims[1] = FinalClaim {
-                    rank: 2,
-                    ..coupon.claims[0].clone()
-                }
-            },
+            |coupon| coupon.claims[1] = FinalClaim { rank: 2, ..coupon.claims[0].clone() },
             "two final outcomes",
         ),
-        (
-            |coupon| coupon.claims[0].issue_no = Some(2),
-            "issue number leaves a gap",
-        ),
+        (|coupon| coupon.claims[0].issue_no = Some(2), "issue number leaves a gap"),
         (|coupon| coupon.claims[1].user_nth = Some(3), "user_nth"),
         (|coupon| coupon.claims[0].user_id = None, "granted to nobody"),
-        (
-            |coupon| coupon.claims[0].code = ClaimCode::SoldOut,
-            "do not fit its code",
-        ),
-        (
-            |coupon| coupon.claims[3].granted_claim_id = Some(coupon.claims[2].claim_id),
-            "winner that is none",
-        ),
-        (
-            |coupon| coupon.claims[3].code = ClaimCode::Paused,
-            "do not fit its code",
-        ),
+        (|coupon| coupon.claims[0].code = ClaimCode::SoldOut, "do not fit its code"),
+        (|coupon| coupon.claims[3].granted_claim_id = Some(coupon.claims[2].claim_id), "winner that is none"),
+        (|coupon| coupon.claims[3].code = ClaimCode::Paused, "do not fit its code"),
         (|coupon| coupon.state.issued = 1, "issued says 1"),
         (|coupon| coupon.commands.clear(), "last command has no answer"),
     ];
@@ -224,10 +179,5 @@ fn torn_checkpoints_are_refused() {
     }
     let mut twice = whole.clone();
     twice.coupons.push(twice.coupons[0].clone());
-    assert!(
-        Ledger::restore(twice, DefaultHasher::default())
-            .unwrap_err()
-            .problem
-            .contains("twice")
-    );
+    assert!(Ledger::restore(twice, DefaultHasher::default()).unwrap_err().problem.contains("twice"));
 }

@@ -93,10 +93,7 @@ struct Remains {
 /// # Errors
 /// [`Unreadable`] says whether the partition must halt or the record is to be parked.
 pub fn decode_claims_record(bytes: Option<&[u8]>) -> Result<Input, Unreadable> {
-    let invalid = |problem: &str| Unreadable::Invalid {
-        claim_id: None,
-        problem: problem.to_owned(),
-    };
+    let invalid = |problem: &str| Unreadable::Invalid { claim_id: None, problem: problem.to_owned() };
     let bytes = bytes.ok_or_else(|| invalid("the record has no value"))?;
     if bytes.len() > CLAIMS_RECORD_BYTES_MAX {
         return Err(invalid(&format!(
@@ -112,33 +109,18 @@ pub fn decode_claims_record(bytes: Option<&[u8]>) -> Result<Input, Unreadable> {
 }
 
 fn claim(record: ClaimRecord<'_>) -> Result<Input, Unreadable> {
-    let ClaimRecord {
-        claim_id,
-        coupon_id,
-        user_id,
-        round,
-        slot,
-        received_at,
-        ..
-    } = record;
+    let ClaimRecord { claim_id, coupon_id, user_id, round, slot, received_at, .. } = record;
     if (claim_id.coupon_id, claim_id.round, claim_id.slot) != (coupon_id, round, slot) {
         return Err(Unreadable::Invalid {
             claim_id: Some(claim_id),
             problem: "claim_id does not agree with coupon_id, round and slot".to_owned(),
         });
     }
-    Ok(Input::Claim(Claim {
-        claim_id,
-        user_id: user_id.into_owned(),
-        received_at,
-    }))
+    Ok(Input::Claim(Claim { claim_id, user_id: user_id.into_owned(), received_at }))
 }
 
 fn decode_command(bytes: &[u8], claim_error: &serde_json::Error) -> Result<Input, Unreadable> {
-    let Ok(Remains {
-        command_id: Some(_), ..
-    }) = serde_json::from_slice(bytes)
-    else {
+    let Ok(Remains { command_id: Some(_), .. }) = serde_json::from_slice(bytes) else {
         return Err(decode_remains(bytes, &claim_error.to_string()));
     };
     let record: CommandRecord =
@@ -149,27 +131,18 @@ fn decode_command(bytes: &[u8], claim_error: &serde_json::Error) -> Result<Input
     if let Some(definition) = &record.definition
         && definition.rules() > RULES_NEWEST
     {
-        return Err(Unreadable::Newer {
-            found: record.v,
-            found_rules: Some(definition.rules()),
-        });
+        return Err(Unreadable::Newer { found: record.v, found_rules: Some(definition.rules()) });
     }
     command(record)
         .map(Input::Command)
-        .map_err(|problem| Unreadable::Invalid {
-            claim_id: None,
-            problem: problem.to_owned(),
-        })
+        .map_err(|problem| Unreadable::Invalid { claim_id: None, problem: problem.to_owned() })
 }
 
 fn command(record: CommandRecord) -> Result<Command, &'static str> {
     if record.command_id.coupon_id != record.coupon_id {
         return Err("command_id does not agree with coupon_id");
     }
-    if record
-        .expected_version
-        .is_some_and(|version| i32::try_from(version).is_err())
-    {
+    if record.expected_version.is_some_and(|version| i32::try_from(version).is_err()) {
         return Err("expected_version is out of range");
     }
     if let Some(reason) = &record.reason
@@ -202,17 +175,11 @@ fn command(record: CommandRecord) -> Result<Command, &'static str> {
 }
 
 fn decode_remains(bytes: &[u8], problem: &str) -> Unreadable {
-    let remains = serde_json::from_slice(bytes).unwrap_or(Remains {
-        v: None,
-        claim_id: None,
-        command_id: None,
-    });
+    let remains =
+        serde_json::from_slice(bytes).unwrap_or(Remains { v: None, claim_id: None, command_id: None });
     let version = remains.v.and_then(|value| value.as_u64());
     match version.and_then(|number| u32::try_from(number).ok()) {
-        Some(found) if found > CLAIMS_RECORD_VERSION => Unreadable::Newer {
-            found,
-            found_rules: None,
-        },
+        Some(found) if found > CLAIMS_RECORD_VERSION => Unreadable::Newer { found, found_rules: None },
         _ => Unreadable::Invalid {
             claim_id: remains.claim_id.and_then(|value| value.as_str()?.parse().ok()),
             problem: problem.to_owned(),
@@ -296,40 +263,19 @@ mod tests {
     fn a_newer_version_is_never_invalid() {
         for golden in [CLAIM, PUBLISH] {
             let newer = golden.replacen(r#""v":1"#, r#""v":2"#, 1);
-            assert_eq!(
-                decode(&newer),
-                Err(Unreadable::Newer {
-                    found: 2,
-                    found_rules: None
-                })
-            );
+            assert_eq!(decode(&newer), Err(Unreadable::Newer { found: 2, found_rules: None }));
         }
         let reshaped = r#"{"v":3,"something":"else"}"#;
-        assert_eq!(
-            decode(reshaped),
-            Err(Unreadable::Newer {
-                found: 3,
-                found_rules: None
-            })
-        );
+        assert_eq!(decode(reshaped), Err(Unreadable::Newer { found: 3, found_rules: None }));
         let newer_rules = PUBLISH.replacen(r#""rules":1"#, r#""rules":2"#, 1);
-        assert_eq!(
-            decode(&newer_rules),
-            Err(Unreadable::Newer {
-                found: 1,
-                found_rules: Some(2)
-            })
-        );
+        assert_eq!(decode(&newer_rules), Err(Unreadable::Newer { found: 1, found_rules: Some(2) }));
     }
 
     #[test]
     fn every_limit_of_a_claim_is_checked() {
         let cases = [
             (r#""user_id":"ann""#, r#""user_id":"an\u0000n""#.to_owned()),
-            (
-                r#""user_id":"ann""#,
-                format!(r#""user_id":"{}""#, "x".repeat(129)),
-            ),
+            (r#""user_id":"ann""#, format!(r#""user_id":"{}""#, "x".repeat(129))),
             (r#""user_id":"ann""#, r#""user_id":"""#.to_owned()),
             (r#""round":0"#, r#""round":1"#.to_owned()),
             (r#""round":0"#, r#""round":32"#.to_owned()),
@@ -341,9 +287,7 @@ mod tests {
         for (from, to) in cases {
             let text = CLAIM.replacen(from, &to, 1);
             assert_ne!(text, CLAIM, "{from} must be in the golden file");
-            let Err(Unreadable::Invalid { claim_id, .. }) = decode(&text) else {
-                panic!("{text} was read")
-            };
+            let Err(Unreadable::Invalid { claim_id, .. }) = decode(&text) else { panic!("{text} was read") };
             assert!(claim_id.is_some(), "the claim can still be named in {text}");
         }
     }
@@ -357,26 +301,16 @@ mod tests {
             PAUSE.replacen(r#""kind":"pause""#, r#""kind":"pause","delta":1"#, 1),
             PAUSE.replacen(r#""kind":"pause""#, r#""kind":"explode""#, 1),
             PUBLISH.replacen(r#""quantity":1000"#, r#""quantity":0"#, 1),
-            PUBLISH.replacen(
-                r#""kind":"publish""#,
-                r#""kind":"publish","expected_version":3"#,
-                1,
-            ),
+            PUBLISH.replacen(r#""kind":"publish""#, r#""kind":"publish","expected_version":3"#, 1),
         ];
         for text in cases {
-            assert!(
-                matches!(decode(&text), Err(Unreadable::Invalid { .. })),
-                "{text} was read"
-            );
+            assert!(matches!(decode(&text), Err(Unreadable::Invalid { .. })), "{text} was read");
         }
     }
 
     #[test]
     fn a_tombstone_and_a_huge_record_are_invalid() {
-        assert!(matches!(
-            decode_claims_record(None),
-            Err(Unreadable::Invalid { .. })
-        ));
+        assert!(matches!(decode_claims_record(None), Err(Unreadable::Invalid { .. })));
         let padding = " ".repeat(CLAIMS_RECORD_BYTES_MAX - CLAIM.trim_end().len());
         assert!(decode(&format!("{}{padding}", CLAIM.trim_end())).is_ok());
         assert!(decode(&format!("{}{padding} ", CLAIM.trim_end())).is_err());

@@ -87,9 +87,7 @@ impl std::str::FromStr for Code {
             return Ok(Self::Invalid);
         }
         let claim = ClaimCode::from_name(name).map(Self::Claim);
-        claim
-            .or_else(|| CommandCode::from_name(name).map(Self::Command))
-            .ok_or(UnknownCode)
+        claim.or_else(|| CommandCode::from_name(name).map(Self::Command)).ok_or(UnknownCode)
     }
 }
 
@@ -184,15 +182,7 @@ pub fn decode_outcome(bytes: &[u8]) -> Result<Outcome, RecordError> {
     let (rules, remaining, chain) = (record.rules, record.remaining, record.chain);
     let subject = subject(record)
         .ok_or_else(|| RecordError::Malformed("the outcome's fields do not fit its code".to_owned()))?;
-    Ok(Outcome {
-        src_offset,
-        appended_at,
-        decided_offset,
-        rules,
-        remaining,
-        subject,
-        chain,
-    })
+    Ok(Outcome { src_offset, appended_at, decided_offset, rules, remaining, subject, chain })
 }
 
 fn subject(record: OutcomeRecord<'_>) -> Option<Subject> {
@@ -247,22 +237,12 @@ mod tests {
     /// The golden outcomes are the outcomes of one line, so each link follows from the one before.
     #[test]
     fn golden_records_are_chained() {
-        let outcomes: Vec<_> = GOLDEN
-            .iter()
-            .map(|golden| decode_outcome(golden.trim_end().as_bytes()).unwrap())
-            .collect();
+        let outcomes: Vec<_> =
+            GOLDEN.iter().map(|golden| decode_outcome(golden.trim_end().as_bytes()).unwrap()).collect();
         for outcome in &outcomes {
-            assert!(
-                outcomes
-                    .iter()
-                    .filter(|other| other.src_offset == outcome.src_offset)
-                    .count()
-                    == 1
-            );
+            assert!(outcomes.iter().filter(|other| other.src_offset == outcome.src_offset).count() == 1);
         }
-        let changed = GOLDEN[0]
-            .trim_end()
-            .replacen(r#""issue_no":1"#, r#""issue_no":2"#, 1);
+        let changed = GOLDEN[0].trim_end().replacen(r#""issue_no":1"#, r#""issue_no":2"#, 1);
         let forged = decode_outcome(changed.as_bytes()).unwrap();
         let previous = Chain::genesis(forged.claim_id().unwrap().coupon_id.partition());
         assert_ne!(previous.next(&forged), previous.next(&outcomes[0]));
@@ -271,10 +251,7 @@ mod tests {
     #[test]
     fn newer_and_damaged_records_are_told_apart() {
         let newer = GOLDEN[0].replacen(r#""v":1"#, r#""v":2"#, 1);
-        assert_eq!(
-            decode_outcome(newer.as_bytes()),
-            Err(RecordError::NewerVersion { found: 2, newest: 1 })
-        );
+        assert_eq!(decode_outcome(newer.as_bytes()), Err(RecordError::NewerVersion { found: 2, newest: 1 }));
         for damaged in ["", "{}", "null", r#"{"v":1}"#] {
             assert!(
                 matches!(decode_outcome(damaged.as_bytes()), Err(RecordError::Malformed(_))),
@@ -282,9 +259,6 @@ mod tests {
             );
         }
         let no_claim = GOLDEN[0].replacen("claim_id", "claim", 1);
-        assert!(matches!(
-            decode_outcome(no_claim.as_bytes()),
-            Err(RecordError::Malformed(_))
-        ));
+        assert!(matches!(decode_outcome(no_claim.as_bytes()), Err(RecordError::Malformed(_))));
     }
 }

@@ -43,10 +43,7 @@ pub fn decode_state(bytes: &[u8]) -> Result<PublishedState, RecordError> {
     let record: StateRecord<'_> =
         serde_json::from_slice(bytes).map_err(|error| unreadable(bytes, STATE_RECORD_VERSION, &error))?;
     check_version(record.v, STATE_RECORD_VERSION)?;
-    Ok(PublishedState {
-        state: record.state.into_owned(),
-        decided_offset: record.decided_offset,
-    })
+    Ok(PublishedState { state: record.state.into_owned(), decided_offset: record.decided_offset })
 }
 
 #[cfg(test)]
@@ -59,9 +56,6 @@ mod tests {
         let published = decode_state(golden.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(encode_state(&published)).unwrap(), golden);
         let newer = golden.replacen(r#""v":1"#, r#""v":9"#, 1);
-        assert_eq!(
-            decode_state(newer.as_bytes()),
-            Err(RecordError::NewerVersion { found: 9, newest: 1 })
-        );
+        assert_eq!(decode_state(newer.as_bytes()), Err(RecordError::NewerVersion { found: 9, newest: 1 }));
     }
 }

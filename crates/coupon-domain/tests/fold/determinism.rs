@@ -13,15 +13,11 @@ use crate::line;
 
 fn fold_all(line: &[LogRecord]) -> Vec<Outcome> {
     let mut ledger = Ledger::new(line::partition());
-    line.iter()
-        .map(|record| ledger.fold(record.clone()).unwrap())
-        .collect()
+    line.iter().map(|record| ledger.fold(record.clone()).unwrap()).collect()
 }
 
 fn last_chain(outcomes: &[Outcome]) -> Chain {
-    outcomes
-        .last()
-        .map_or_else(|| Chain::genesis(line::partition()), |outcome| outcome.chain)
+    outcomes.last().map_or_else(|| Chain::genesis(line::partition()), |outcome| outcome.chain)
 }
 
 proptest! {

@@ -23,22 +23,13 @@ fn the_log_of_rules_1_folds_to_the_same_bytes() {
             Err(newer) => panic!("line {place}: {newer}"),
         };
         let appended_at = Timestamp::from_ms(appended_at.parse().unwrap()).unwrap();
-        let outcome = ledger
-            .fold(LogRecord {
-                src_offset: offset(place),
-                appended_at,
-                body,
-            })
-            .unwrap();
+        let outcome = ledger.fold(LogRecord { src_offset: offset(place), appended_at, body }).unwrap();
         outcomes.push_str(&String::from_utf8(encode_outcome(&outcome)).unwrap());
         outcomes.push('\n');
     }
     if OUTCOMES_OF_RULES_1 != outcomes {
         let found = std::env::temp_dir().join("log_rules_1.outcomes.jsonl");
         std::fs::write(&found, &outcomes).unwrap();
-        panic!(
-            "the fold of rules 1 has changed; what it gives now is in {}",
-            found.display()
-        );
+        panic!("the fold of rules 1 has changed; what it gives now is in {}", found.display());
     }
 }

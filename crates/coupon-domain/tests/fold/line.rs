@@ -48,25 +48,15 @@ pub(crate) fn claim(coupon_number: u8, user_number: u8, round: u8, slot: u8) -> 
         slot: Slot(u64::from(slot)),
         mac,
     };
-    Claim {
-        claim_id,
-        user_id: user(user_number),
-        received_at: at(0),
-    }
+    Claim { claim_id, user_id: user(user_number), received_at: at(0) }
 }
 
 pub(crate) fn command(coupon_number: u8, key: u8, change: Change, expected_version: Option<u32>) -> Command {
     let mut mac = [0; 16];
-    let kind = CommandKind::ALL
-        .iter()
-        .position(|kind| *kind == change.kind())
-        .unwrap();
+    let kind = CommandKind::ALL.iter().position(|kind| *kind == change.kind()).unwrap();
     mac[..2].copy_from_slice(&[u8::try_from(kind).unwrap(), key]);
     Command {
-        command_id: CommandId {
-            coupon_id: coupon(coupon_number),
-            mac,
-        },
+        command_id: CommandId { coupon_id: coupon(coupon_number), mac },
         change,
         expected_version,
         reason: None,
@@ -114,12 +104,8 @@ fn any_body() -> impl Strategy<Value = Body> {
         prop_oneof![4 => Just(0u8), 1 => 0u8..4],
         prop_oneof![3 => Just(0u8), 1 => 0u8..3],
     );
-    let commands = (
-        coupons(),
-        0u8..3,
-        any_change(),
-        prop_oneof![3 => Just(None), 1 => (0u32..6).prop_map(Some)],
-    );
+    let commands =
+        (coupons(), 0u8..3, any_change(), prop_oneof![3 => Just(None), 1 => (0u32..6).prop_map(Some)]);
     prop_oneof![
         16 => claims.prop_map(|(c, u, r, s)| Body::Readable(Input::Claim(claim(c, u, r, s)))),
         5 => commands.prop_map(|(c, k, change, v)| Body::Readable(Input::Command(command(c, k, change, v)))),
@@ -130,10 +116,8 @@ fn any_body() -> impl Strategy<Value = Body> {
 
 /// A line of up to `longest` records. It mostly begins with a publish command, and append times mostly grow.
 pub(crate) fn any_line(longest: usize) -> impl Strategy<Value = Vec<LogRecord>> {
-    let steps = proptest::collection::vec(
-        (any_body(), prop_oneof![5 => 0i64..3, 1 => -2i64..10]),
-        0..longest,
-    );
+    let steps =
+        proptest::collection::vec((any_body(), prop_oneof![5 => 0i64..3, 1 => -2i64..10]), 0..longest);
     (any::<bool>(), steps).prop_map(|(published, steps)| {
         let first = command(0, 250, Change::Publish(definition(4, 1, 3, 90)), None);
         let first = published.then_some((Body::Readable(Input::Command(first)), 0));
@@ -144,11 +128,7 @@ pub(crate) fn any_line(longest: usize) -> impl Strategy<Value = Vec<LogRecord>> 
             .enumerate()
             .map(|(number, (body, step))| {
                 clock = (clock + step).max(0);
-                LogRecord {
-                    src_offset: offset(number),
-                    appended_at: at(clock),
-                    body,
-                }
+                LogRecord { src_offset: offset(number), appended_at: at(clock), body }
             })
             .collect()
     })

@@ -41,23 +41,17 @@ struct History<'a> {
 impl History<'_> {
     /// The commands that changed the coupon, in their order.
     fn applied(&self, coupon: CouponId) -> impl Iterator<Item = (&Change, Timestamp)> {
-        self.line
-            .iter()
-            .zip(&self.answers)
-            .enumerate()
-            .filter_map(move |(place, (record, answer))| match (&record.body, answer) {
+        self.line.iter().zip(&self.answers).enumerate().filter_map(move |(place, (record, answer))| {
+            match (&record.body, answer) {
                 (
                     Body::Readable(Input::Command(command)),
-                    Answer::Command {
-                        decided,
-                        code: CommandCode::Applied,
-                        ..
-                    },
+                    Answer::Command { decided, code: CommandCode::Applied, .. },
                 ) if command.command_id.coupon_id == coupon && *decided == place => {
                     Some((&command.change, record.appended_at))
                 }
                 _ => None,
-            })
+            }
+        })
     }
 
     fn published(&self, coupon: CouponId) -> Option<&coupon_domain::Definition> {
@@ -72,20 +66,17 @@ impl History<'_> {
             Change::Reschedule(window) => Some(*window),
             _ => None,
         });
-        moved
-            .last()
-            .unwrap_or_else(|| self.published(coupon).unwrap().window())
+        moved.last().unwrap_or_else(|| self.published(coupon).unwrap().window())
     }
 
     fn status(&self, coupon: CouponId) -> &'static str {
-        self.applied(coupon)
-            .fold("active", |status, (change, _)| match change {
-                Change::Pause => "paused",
-                Change::Resume => "active",
-                Change::Close => "closed",
-                Change::Retire => "retired",
-                _ => status,
-            })
+        self.applied(coupon).fold("active", |status, (change, _)| match change {
+            Change::Pause => "paused",
+            Change::Resume => "active",
+            Change::Close => "closed",
+            Change::Retire => "retired",
+            _ => status,
+        })
     }
 
     fn closed(&self, coupon: CouponId, now: Timestamp) -> bool {
@@ -109,24 +100,16 @@ impl History<'_> {
 
     /// First answers to claims of the coupon: (claim id, user, code, final).
     fn decided_claims(&self, coupon: CouponId) -> impl Iterator<Item = (ClaimId, &UserId, ClaimCode, bool)> {
-        self.line
-            .iter()
-            .zip(&self.answers)
-            .enumerate()
-            .filter_map(move |(place, (record, answer))| match (&record.body, answer) {
-                (
-                    Body::Readable(Input::Claim(claim)),
-                    Answer::Claim {
-                        decided,
-                        code,
-                        is_final,
-                        ..
-                    },
-                ) if claim.claim_id.coupon_id == coupon && *decided == place => {
+        self.line.iter().zip(&self.answers).enumerate().filter_map(move |(place, (record, answer))| {
+            match (&record.body, answer) {
+                (Body::Readable(Input::Claim(claim)), Answer::Claim { decided, code, is_final, .. })
+                    if claim.claim_id.coupon_id == coupon && *decided == place =>
+                {
                     Some((claim.claim_id, &claim.user_id, *code, *is_final))
                 }
                 _ => None,
-            })
+            }
+        })
     }
 
     fn grants(&self, coupon: CouponId) -> impl Iterator<Item = (ClaimId, &UserId)> {
@@ -140,9 +123,7 @@ impl History<'_> {
     }
 
     fn remaining(&self, coupon: CouponId) -> u32 {
-        (self.quantity(coupon) - i64::try_from(self.issued(coupon)).unwrap())
-            .try_into()
-            .unwrap()
+        (self.quantity(coupon) - i64::try_from(self.issued(coupon)).unwrap()).try_into().unwrap()
     }
 
     fn claim(&self, now: Timestamp, claim: ClaimId, user: &UserId) -> Answer {
@@ -176,17 +157,14 @@ impl History<'_> {
             return answer(ClaimCode::Closed, false);
         }
         let earlier =
-            self.line
-                .iter()
-                .zip(&self.answers)
-                .find_map(|(record, given)| match (&record.body, given) {
-                    (Body::Readable(Input::Claim(other)), Answer::Claim { is_final: true, .. })
-                        if other.claim_id == claim =>
-                    {
-                        Some(given.clone())
-                    }
-                    _ => None,
-                });
+            self.line.iter().zip(&self.answers).find_map(|(record, given)| match (&record.body, given) {
+                (Body::Readable(Input::Claim(other)), Answer::Claim { is_final: true, .. })
+                    if other.claim_id == claim =>
+                {
+                    Some(given.clone())
+                }
+                _ => None,
+            });
         if let Some(mut given) = earlier {
             if let Answer::Claim { remaining, .. } = &mut given {
                 *remaining = Some(self.remaining(coupon));
@@ -196,21 +174,10 @@ impl History<'_> {
         if now < self.window(coupon).opens_at() {
             return answer(ClaimCode::NotOpen, false);
         }
-        let settled = self
-            .decided_claims(coupon)
-            .filter(|(_, _, _, is_final)| *is_final)
-            .count();
+        let settled = self.decided_claims(coupon).filter(|(_, _, _, is_final)| *is_final).count();
         let next_rank = u32::try_from(settled + 1).unwrap();
         let settle = |code, winner| match answer(code, true) {
-            Answer::Claim {
-                decided,
-                code,
-                is_final,
-                issue_no,
-                user_nth,
-                remaining,
-                ..
-            } => Answer::Claim {
+            Answer::Claim { decided, code, is_final, issue_no, user_nth, remaining, .. } => Answer::Claim {
                 decided,
                 code,
                 is_final,
@@ -228,11 +195,8 @@ impl History<'_> {
         if self.status(coupon) == "paused" {
             return answer(ClaimCode::Paused, false);
         }
-        let held: Vec<ClaimId> = self
-            .grants(coupon)
-            .filter(|(_, holder)| *holder == user)
-            .map(|(claim, _)| claim)
-            .collect();
+        let held: Vec<ClaimId> =
+            self.grants(coupon).filter(|(_, holder)| *holder == user).map(|(claim, _)| claim).collect();
         let slot_of = |claim: &ClaimId| -> Slot { claim.slot };
         if let Some(winner) = held.iter().find(|winner| slot_of(winner) == claim.slot) {
             return settle(ClaimCode::AlreadyIssued, Some(*winner));
@@ -261,35 +225,19 @@ impl History<'_> {
             return Answer::Invalid;
         }
         let seen =
-            self.line
-                .iter()
-                .zip(&self.answers)
-                .find_map(|(record, given)| match (&record.body, given) {
-                    (
-                        Body::Readable(Input::Command(other)),
-                        Answer::Command {
-                            decided,
-                            code,
-                            refusal,
-                            ..
-                        },
-                    ) if other.command_id == command.command_id
-                        && *refusal != Some(Refusal::UnknownCoupon) =>
-                    {
-                        Some((*decided, *code, *refusal))
-                    }
-                    _ => None,
-                });
+            self.line.iter().zip(&self.answers).find_map(|(record, given)| match (&record.body, given) {
+                (Body::Readable(Input::Command(other)), Answer::Command { decided, code, refusal, .. })
+                    if other.command_id == command.command_id && *refusal != Some(Refusal::UnknownCoupon) =>
+                {
+                    Some((*decided, *code, *refusal))
+                }
+                _ => None,
+            });
         let (decided, code, refusal) = seen.unwrap_or_else(|| {
             let (code, refusal) = self.judge(now, command, coupon);
             (here, code, refusal)
         });
-        Answer::Command {
-            decided,
-            code,
-            refusal,
-            state: None,
-        }
+        Answer::Command { decided, code, refusal, state: None }
     }
 
     fn judge(
@@ -303,11 +251,7 @@ impl History<'_> {
         let refused = |refusal| (CommandCode::Refused, Some(refusal));
         let publish = matches!(command.change, Change::Publish(_));
         if self.published(coupon).is_none() {
-            return if publish {
-                applied
-            } else {
-                refused(Refusal::UnknownCoupon)
-            };
+            return if publish { applied } else { refused(Refusal::UnknownCoupon) };
         }
         let (status, closed) = (self.status(coupon), self.closed(coupon, now));
         if status == "retired" {
@@ -317,10 +261,7 @@ impl History<'_> {
                 refused(Refusal::Retired)
             };
         }
-        if command
-            .expected_version
-            .is_some_and(|version| version != self.version(coupon))
-        {
+        if command.expected_version.is_some_and(|version| version != self.version(coupon)) {
             return (CommandCode::VersionMismatch, None);
         }
         match &command.change {
@@ -371,11 +312,7 @@ impl History<'_> {
                     return refused(Refusal::BelowIssued);
                 }
                 let rounds = self.deltas(coupon).filter(|delta| *delta > 0).count();
-                if *delta > 0 && rounds == 31 {
-                    refused(Refusal::RoundsExhausted)
-                } else {
-                    applied
-                }
+                if *delta > 0 && rounds == 31 { refused(Refusal::RoundsExhausted) } else { applied }
             }
         }
     }
@@ -412,10 +349,7 @@ impl History<'_> {
 }
 
 fn reference(line: &[LogRecord]) -> Vec<Answer> {
-    let mut history = History {
-        line,
-        answers: Vec::new(),
-    };
+    let mut history = History { line, answers: Vec::new() };
     for record in line {
         history.answer(record);
     }
@@ -485,18 +419,9 @@ fn random_lines_reach_every_answer() {
             seen.insert(match answer {
                 Answer::Invalid => "invalid".to_owned(),
                 Answer::Claim { code, decided, .. } => {
-                    format!(
-                        "{}{}",
-                        code.as_str(),
-                        if decided == place { "" } else { " again" }
-                    )
+                    format!("{}{}", code.as_str(), if decided == place { "" } else { " again" })
                 }
-                Answer::Command {
-                    code,
-                    refusal,
-                    decided,
-                    ..
-                } => format!(
+                Answer::Command { code, refusal, decided, .. } => format!(
                     "{} {}{}",
                     code.as_str(),
                     refusal.map_or("", Refusal::as_str),
@@ -506,30 +431,15 @@ fn random_lines_reach_every_answer() {
         }
     }
     for claim in ["granted", "sold_out", "already_issued", "closed"] {
-        assert!(
-            seen.contains(claim) && seen.contains(&format!("{claim} again")),
-            "{claim}: {seen:?}"
-        );
+        assert!(seen.contains(claim) && seen.contains(&format!("{claim} again")), "{claim}: {seen:?}");
     }
-    for once in [
-        "not_open",
-        "paused",
-        "unknown_coupon",
-        "invalid",
-        "applied ",
-        "no_change ",
-        "version_mismatch ",
-    ] {
+    for once in
+        ["not_open", "paused", "unknown_coupon", "invalid", "applied ", "no_change ", "version_mismatch "]
+    {
         assert!(seen.contains(once), "{once}: {seen:?}");
     }
     // More than 31 restocks of one coupon are rare in short lines: the ledger's own tests have them.
-    for refusal in Refusal::ALL
-        .into_iter()
-        .filter(|refusal| *refusal != Refusal::RoundsExhausted)
-    {
-        assert!(
-            seen.contains(&format!("refused {}", refusal.as_str())),
-            "{refusal:?}: {seen:?}"
-        );
+    for refusal in Refusal::ALL.into_iter().filter(|refusal| *refusal != Refusal::RoundsExhausted) {
+        assert!(seen.contains(&format!("refused {}", refusal.as_str())), "{refusal:?}: {seen:?}");
     }
 }

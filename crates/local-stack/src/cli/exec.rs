@@ -30,10 +30,7 @@ pub(super) fn run(options: ServersOptions, words: &[OsString]) -> anyhow::Result
 }
 
 fn run_command(servers: &Servers, words: &[OsString], relay: &Relay) -> anyhow::Result<u8> {
-    let name = words
-        .first()
-        .map(|word| word.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     // It must not outlive us either: it would run on without its servers.
     let mut command = Command::new("setpriv");
     command
@@ -84,13 +81,11 @@ impl Relay {
         let relay = Self(Arc::default());
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for signals")?;
         let heard = relay.clone();
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    heard.hear(signal);
-                }
-            })?;
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                heard.hear(signal);
+            }
+        })?;
         Ok(relay)
     }
 

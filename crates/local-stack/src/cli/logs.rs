@@ -79,10 +79,7 @@ fn news(path: &Path, position: &mut u64) -> anyhow::Result<String> {
     file.seek(SeekFrom::Start(*position))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
-    let end = bytes
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |last| last + 1);
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
     bytes.truncate(end);
     *position += u64::try_from(end)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

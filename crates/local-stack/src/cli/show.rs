@@ -25,11 +25,7 @@ pub(super) fn status(status: &StackStatus, output: Output, out: &mut impl Write)
         }
         Output::Table => {
             if status.processes.is_empty() {
-                writeln!(
-                    out,
-                    "no stack is up in {}; run `local-stack up`",
-                    status.directory
-                )?;
+                writeln!(out, "no stack is up in {}; run `local-stack up`", status.directory)?;
             } else {
                 table(&status.processes, out)?;
             }
@@ -42,11 +38,7 @@ pub(super) fn status(status: &StackStatus, output: Output, out: &mut impl Write)
 }
 
 fn table(processes: &[ProcessStatus], out: &mut impl Write) -> io::Result<()> {
-    let address_width = processes
-        .iter()
-        .map(|process| process.address.len())
-        .max()
-        .unwrap_or_default();
+    let address_width = processes.iter().map(|process| process.address.len()).max().unwrap_or_default();
     let mut row = |name: &str, pid: &str, address: &str, state: &str| {
         writeln!(out, "{name:<16}{pid:<10}{address:<address_width$}  {state}")
     };
@@ -60,20 +52,13 @@ fn table(processes: &[ProcessStatus], out: &mut impl Write) -> io::Result<()> {
 
 /// Prints what a person opens first; nothing if no services run.
 pub(super) fn addresses(environment: &BTreeMap<String, String>, out: &mut impl Write) -> io::Result<()> {
-    let wanted = [
-        ("user API", "API_URL"),
-        ("admin API", "ADMIN_URL"),
-        ("notifier", "NOTIFIER_URL"),
-    ];
+    let wanted = [("user API", "API_URL"), ("admin API", "ADMIN_URL"), ("notifier", "NOTIFIER_URL")];
     for (name, variable) in wanted {
         if let Some(url) = environment.get(variable) {
             writeln!(out, "\n{name}: {url}")?;
         }
     }
-    writeln!(
-        out,
-        "\nAll addresses and secrets: local-stack env. To stop: local-stack down."
-    )
+    writeln!(out, "\nAll addresses and secrets: local-stack env. To stop: local-stack down.")
 }
 
 /// Prints lines that a POSIX shell can evaluate.
@@ -99,20 +84,10 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_what_was_meant() {
-        let values = [
-            "plain",
-            "",
-            "two words",
-            "it's",
-            "a&b?c=$d",
-            "postgres://postgres@127.0.0.1:1/local",
-        ];
+        let values = ["plain", "", "two words", "it's", "a&b?c=$d", "postgres://postgres@127.0.0.1:1/local"];
         for value in values {
             let script = format!("V={}; printf %s \"$V\"", quoted(value));
-            let output = std::process::Command::new("sh")
-                .args(["-c", &script])
-                .output()
-                .unwrap();
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
         }
     }

@@ -28,16 +28,10 @@ impl KafkaSource {
     pub(crate) fn find(home: Option<&Path>, cache: Option<&Path>) -> Result<Self, Error> {
         let absolute =
             |path: PathBuf| std::path::absolute(path).map_err(Error::io("tell the current folder"));
-        if let Some(home) = home
-            .map(Path::to_owned)
-            .or_else(|| environment::path(environment::KAFKA_HOME))
-        {
+        if let Some(home) = home.map(Path::to_owned).or_else(|| environment::path(environment::KAFKA_HOME)) {
             return absolute(home).map(Self::Installed);
         }
-        match cache
-            .map(Path::to_owned)
-            .or_else(|| environment::path(environment::CACHE))
-        {
+        match cache.map(Path::to_owned).or_else(|| environment::path(environment::CACHE)) {
             Some(cache) => absolute(cache).map(Self::Cache),
             None => Ok(Self::Cache(Workspace::find()?.cache())),
         }

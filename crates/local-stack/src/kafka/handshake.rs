@@ -20,20 +20,14 @@ pub(crate) fn ask(address: SocketAddr) -> Result<(), String> {
 
     // ApiVersions v0 has no body; every broker must answer it, whatever else it speaks.
     let answer = request(&mut connection, API_VERSIONS, 0, &[])?;
-    let error = answer
-        .get(..2)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(i16::from_be_bytes);
+    let error = answer.get(..2).and_then(|bytes| bytes.try_into().ok()).map(i16::from_be_bytes);
     if error != Some(0) {
         return Err(format!("ApiVersions answered {error:?}"));
     }
 
     // Metadata v1 with an empty array asks for no topic. The answer begins with the array of brokers.
     let answer = request(&mut connection, METADATA, 1, &0_i32.to_be_bytes())?;
-    let brokers = answer
-        .get(..4)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(i32::from_be_bytes);
+    let brokers = answer.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
     match brokers {
         Some(count) if count > 0 => Ok(()),
         Some(_) => Err("the controller has not admitted the broker yet".to_owned()),
@@ -45,13 +39,9 @@ pub(crate) fn ask(address: SocketAddr) -> Result<(), String> {
 fn request(connection: &mut TcpStream, api: i16, version: i16, body: &[u8]) -> Result<Vec<u8>, String> {
     let message = frame(api, version, body)?;
     let size = i32::from_be_bytes(exchange(connection, &message)?);
-    let size = usize::try_from(size)
-        .ok()
-        .filter(|size| (4..=ANSWER_BYTES_MAX).contains(size));
+    let size = usize::try_from(size).ok().filter(|size| (4..=ANSWER_BYTES_MAX).contains(size));
     let mut answer = vec![0; size.ok_or("not a Kafka broker")?];
-    connection
-        .read_exact(&mut answer)
-        .map_err(|error| error.to_string())?;
+    connection.read_exact(&mut answer).map_err(|error| error.to_string())?;
     if answer.starts_with(&CORRELATION_ID.to_be_bytes()) {
         Ok(answer.split_off(4))
     } else {
@@ -66,11 +56,7 @@ fn frame(api: i16, version: i16, body: &[u8]) -> Result<Vec<u8>, String> {
     message.extend(api.to_be_bytes());
     message.extend(version.to_be_bytes());
     message.extend(CORRELATION_ID.to_be_bytes());
-    message.extend(
-        i16::try_from(CLIENT.len())
-            .map_err(|error| error.to_string())?
-            .to_be_bytes(),
-    );
+    message.extend(i16::try_from(CLIENT.len()).map_err(|error| error.to_string())?.to_be_bytes());
     message.extend(CLIENT);
     message.extend(body);
     let size = i32::try_from(message.len()).map_err(|error| error.to_string())?;

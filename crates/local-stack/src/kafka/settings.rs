@@ -18,12 +18,8 @@ pub(super) const JVM: [&str; 6] = [
 ];
 
 /// Tools live for a second: compile little, start quickly.
-pub(super) const TOOL_JVM: [&str; 4] = [
-    "-Xmx256m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",
-];
+pub(super) const TOOL_JVM: [&str; 4] =
+    ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"];
 
 /// The broker logs to stdout, which is the server's log file.
 pub(super) const LOGGING: &str = "\

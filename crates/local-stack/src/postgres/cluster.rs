@@ -41,10 +41,7 @@ fn forget_dead_postmaster(lock: &Path) -> Result<(), Error> {
         return Ok(());
     };
     let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
-    if pid
-        .and_then(ProcessIdentity::of)
-        .is_some_and(ProcessIdentity::is_running)
-    {
+    if pid.and_then(ProcessIdentity::of).is_some_and(ProcessIdentity::is_running) {
         return Ok(());
     }
     fs::remove_file(lock).map_err(Error::io(format!("remove {}", lock.display())))
@@ -71,12 +68,8 @@ fn home(data: &Path, account: Account) -> Result<PathBuf, Error> {
         return Ok(wanted);
     }
     fs::remove_dir(&wanted).map_err(Error::io(format!("remove {}", wanted.display())))?;
-    let home = tempfile::Builder::new()
-        .prefix("local-stack-postgres-")
-        .tempdir_in(ELSEWHERE);
-    let home = home
-        .map_err(Error::io(format!("create a folder in {ELSEWHERE}")))?
-        .keep();
+    let home = tempfile::Builder::new().prefix("local-stack-postgres-").tempdir_in(ELSEWHERE);
+    let home = home.map_err(Error::io(format!("create a folder in {ELSEWHERE}")))?.keep();
     write_file(&data.join(POINTER), &home.display().to_string())?;
     account.own(&home)?;
     Ok(home)
@@ -106,12 +99,7 @@ fn initialise(
     account.own(&password_file)?;
     let mut initdb = account.command(&programs.join("initdb"));
     initdb
-        .args([
-            "--no-sync",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-            "--auth=scram-sha-256",
-        ])
+        .args(["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"])
         .arg(format!("--username={SUPERUSER}"))
         .arg(format!("--pwfile={}", password_file.display()))
         .arg("-D")

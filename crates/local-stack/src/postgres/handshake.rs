@@ -31,12 +31,7 @@ pub(crate) fn ask(address: SocketAddr) -> Result<(), String> {
 fn startup_message() -> Result<Vec<u8>, String> {
     let pairs = format!("user\0{SUPERUSER}\0database\0{MAINTENANCE_DATABASE}\0\0");
     let size = i32::try_from(pairs.len() + 8).map_err(|error| error.to_string())?;
-    Ok([
-        &size.to_be_bytes()[..],
-        &PROTOCOL_3_0.to_be_bytes(),
-        pairs.as_bytes(),
-    ]
-    .concat())
+    Ok([&size.to_be_bytes()[..], &PROTOCOL_3_0.to_be_bytes(), pairs.as_bytes()].concat())
 }
 
 #[cfg(test)]

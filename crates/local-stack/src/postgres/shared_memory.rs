@@ -50,10 +50,7 @@ fn find_segment(postmaster_pid: &str, table: &str) -> Option<Segment> {
             return None;
         };
         let is_ours = *its_key == key && *its_id == id.trim() && *creator == pid;
-        is_ours.then_some(Segment {
-            id: (*its_id).to_owned(),
-            attached: attached.parse().ok()?,
-        })
+        is_ours.then_some(Segment { id: (*its_id).to_owned(), attached: attached.parse().ok()? })
     })
 }
 
@@ -73,18 +70,10 @@ mod tests {
 
     #[test]
     fn only_the_servers_own_segment_is_found() {
-        let found = |attached| {
-            Some(Segment {
-                id: "163840".to_owned(),
-                attached,
-            })
-        };
+        let found = |attached| Some(Segment { id: "163840".to_owned(), attached });
         assert_eq!(find_segment(POSTMASTER_PID, &table(4711, 0)), found(0));
         assert_eq!(find_segment(POSTMASTER_PID, &table(4711, 3)), found(3));
-        assert_eq!(
-            find_segment(&format!("-{POSTMASTER_PID}"), &table(4711, 0)),
-            found(0)
-        );
+        assert_eq!(find_segment(&format!("-{POSTMASTER_PID}"), &table(4711, 0)), found(0));
         assert_eq!(find_segment(POSTMASTER_PID, &table(5000, 0)), None);
         assert_eq!(find_segment("4711\n/data\n", &table(4711, 0)), None);
     }

@@ -102,12 +102,7 @@ impl ServersOptions {
         Ok(Needs {
             postgres: self.external.database_url.is_none(),
             redis: self.external.redis_url.is_none(),
-            kafka: self
-                .external
-                .kafka_bootstrap
-                .is_none()
-                .then(|| self.kafka_source())
-                .transpose()?,
+            kafka: self.external.kafka_bootstrap.is_none().then(|| self.kafka_source()).transpose()?,
         })
     }
 }

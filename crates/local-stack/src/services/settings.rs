@@ -21,51 +21,29 @@ const GATEWAY: &[Role] = &[ApiGateway];
 /// Variable (after `FIRSTCOME__`), who gets it, and its value; no value, no variable.
 const TABLE: &[(&str, &[Role], Value)] = &[
     ("PROFILE", ALL, |_| Some("dev".to_owned())),
-    ("KAFKA__BOOTSTRAP_SERVERS", ALL, |c| {
-        Some(c.deployment.kafka_bootstrap.clone())
-    }),
-    ("KAFKA__TOPIC_PREFIX", ALL, |c| {
-        Some(c.deployment.namespace.topic_prefix.clone())
-    }),
+    ("KAFKA__BOOTSTRAP_SERVERS", ALL, |c| Some(c.deployment.kafka_bootstrap.clone())),
+    ("KAFKA__TOPIC_PREFIX", ALL, |c| Some(c.deployment.namespace.topic_prefix.clone())),
     ("KAFKA__GROUP_PREFIX", &[StockConsumer, DbWriter], |c| {
         Some(c.deployment.namespace.group_prefix.clone())
     }),
-    ("KAFKA__PARTITIONS", ALL, |c| {
-        Some(c.deployment.namespace.partitions.to_string())
-    }),
-    ("REDIS__URL", &[ApiGateway, StockConsumer, Notifier], |c| {
-        Some(c.deployment.redis_url.clone())
-    }),
+    ("KAFKA__PARTITIONS", ALL, |c| Some(c.deployment.namespace.partitions.to_string())),
+    ("REDIS__URL", &[ApiGateway, StockConsumer, Notifier], |c| Some(c.deployment.redis_url.clone())),
     ("REDIS__KEY_PREFIX", &[ApiGateway, StockConsumer, Notifier], |c| {
         Some(c.deployment.namespace.redis_key_prefix.clone())
     }),
-    ("POSTGRES__URL", ALL, |c| {
-        Some(c.deployment.namespace.database_url.clone())
-    }),
-    ("AUTH__HS256_SECRET", HTTP, |c| {
-        Some(c.deployment.credentials.jwt_secret.clone())
-    }),
-    ("AUTH__ISSUER", HTTP, |c| {
-        Some(c.deployment.credentials.jwt_issuer.clone())
-    }),
-    ("AUTH__AUDIENCE", HTTP, |c| {
-        Some(c.deployment.credentials.jwt_audience.clone())
-    }),
-    ("AUTH__ADMIN_AUDIENCE", GATEWAY, |c| {
-        Some(c.deployment.credentials.admin_jwt_audience.clone())
-    }),
+    ("POSTGRES__URL", ALL, |c| Some(c.deployment.namespace.database_url.clone())),
+    ("AUTH__HS256_SECRET", HTTP, |c| Some(c.deployment.credentials.jwt_secret.clone())),
+    ("AUTH__ISSUER", HTTP, |c| Some(c.deployment.credentials.jwt_issuer.clone())),
+    ("AUTH__AUDIENCE", HTTP, |c| Some(c.deployment.credentials.jwt_audience.clone())),
+    ("AUTH__ADMIN_AUDIENCE", GATEWAY, |c| Some(c.deployment.credentials.admin_jwt_audience.clone())),
     ("KEYS__ACTIVE_ID", GATEWAY, |_| Some(KEY_ID.to_owned())),
     ("KEYS__SECRETS__K1", &[ApiGateway, DbWriter, Notifier], |c| {
         Some(c.deployment.credentials.key_secret.clone())
     }),
     ("OPS__LISTEN", ALL, |c| Some(c.listeners.ops.to_string())),
-    ("HTTP__LISTEN", HTTP, |c| {
-        c.listeners.http.map(|address| address.to_string())
-    }),
-    ("ADMIN__LISTEN", GATEWAY, |c| {
-        c.listeners.admin.map(|address| address.to_string())
-    }),
-    ("HTTP__NOTIFIER_URL", GATEWAY, |c| c.spec.notifier_url.clone()),
+    ("HTTP__LISTEN", HTTP, |c| c.listeners.http.map(|address| address.to_string())),
+    ("ADMIN__LISTEN", GATEWAY, |c| c.listeners.admin.map(|address| address.to_string())),
+    ("CLAIMS__NOTIFIER_URL", GATEWAY, |c| c.spec.notifier_url.clone()),
 ];
 
 /// The variables of one service; the caller's own come last and win.
@@ -75,6 +53,5 @@ pub(super) fn environment(context: &Context<'_>) -> Vec<(String, String)> {
         .iter()
         .filter(|(_, roles, _)| roles.contains(&role))
         .filter_map(|(name, _, value)| Some((format!("FIRSTCOME__{name}"), value(context)?)));
-    ours.chain(context.spec.extra_environment.iter().cloned())
-        .collect()
+    ours.chain(context.spec.extra_environment.iter().cloned()).collect()
 }

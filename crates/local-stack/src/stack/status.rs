@@ -86,9 +86,7 @@ fn statuses(state: &State) -> Vec<ProcessStatus> {
             pid: record.filter(|_| is_running).map(|record| record.identity.pid()),
             ready: answer.is_ok(),
             state: answer.err().unwrap_or_else(|| "ready".to_owned()),
-            address: address
-                .map(|address| without_password(address))
-                .unwrap_or_default(),
+            address: address.map(|address| without_password(address)).unwrap_or_default(),
         })
     };
     ADDRESSES.into_iter().filter_map(of).collect()
@@ -96,9 +94,7 @@ fn statuses(state: &State) -> Vec<ProcessStatus> {
 
 fn ask(name: &str, address: &str) -> Result<(), String> {
     match name {
-        "kafka" => address
-            .split(',')
-            .try_for_each(|broker| kafka::ask_for_brokers(resolve(broker)?)),
+        "kafka" => address.split(',').try_for_each(|broker| kafka::ask_for_brokers(resolve(broker)?)),
         "postgres" => postgres::ask_for_login(resolve(&host_and_port(address, 5432)?)?),
         "redis" => {
             let url = Url::parse(address).map_err(|error| error.to_string())?;
@@ -116,9 +112,7 @@ fn host_and_port(url: &str, default_port: u16) -> Result<String, String> {
 
 fn resolve(address: &str) -> Result<SocketAddr, String> {
     use std::net::ToSocketAddrs as _;
-    let mut found = address
-        .to_socket_addrs()
-        .map_err(|error| format!("{address}: {error}"))?;
+    let mut found = address.to_socket_addrs().map_err(|error| format!("{address}: {error}"))?;
     found.next().ok_or_else(|| format!("{address} has no address"))
 }
 
@@ -139,10 +133,7 @@ mod tests {
 
     #[test]
     fn addresses_are_shown_without_passwords() {
-        assert_eq!(
-            without_password("redis://:secret@127.0.0.1:1"),
-            "redis://:***@127.0.0.1:1"
-        );
+        assert_eq!(without_password("redis://:secret@127.0.0.1:1"), "redis://:***@127.0.0.1:1");
         assert_eq!(without_password("127.0.0.1:1"), "127.0.0.1:1");
         assert_eq!(host_and_port("postgres://a@[::1]/b", 5432).unwrap(), "[::1]:5432");
     }

@@ -122,9 +122,7 @@ impl Stack {
     fn clear_stale(&self, state: &State) -> Result<(), Error> {
         let dead: Vec<&str> = state.dead().map(|record| record.name.as_str()).collect();
         if state.phase == Phase::Up && state.running().next().is_some() {
-            return Err(Error::PartlyUp {
-                dead: dead.join(", "),
-            });
+            return Err(Error::PartlyUp { dead: dead.join(", ") });
         }
         stop(state)?;
         if !state.sync && !state.is_of_this_boot() {
@@ -158,11 +156,7 @@ impl Stack {
             ..ServersOptions::default()
         };
         install::ensure(&servers_options.needs()?, say)?;
-        let profile = if options.release {
-            BuildProfile::Release
-        } else {
-            BuildProfile::Debug
-        };
+        let profile = if options.release { BuildProfile::Release } else { BuildProfile::Debug };
         if options.services && options.build {
             say("building the services");
             build_services(profile)?;
@@ -176,20 +170,11 @@ impl Stack {
         let began = Instant::now();
         let servers = Servers::start_recorded(servers_options, Some(Arc::clone(journal)))?;
         let namespace = Namespace::named(&servers, NAMESPACE, options.partitions)?;
-        say(&format!(
-            "Kafka, PostgreSQL and Redis are ready after {:.1} s",
-            began.elapsed().as_secs_f32()
-        ));
-        for (name, server) in [
-            ("kafka", servers.kafka()),
-            ("postgres", servers.postgres()),
-            ("redis", servers.redis()),
-        ] {
-            kept.ports.extend(
-                server
-                    .ok()
-                    .and_then(|server| Some((name.to_owned(), server.port()?))),
-            );
+        say(&format!("Kafka, PostgreSQL and Redis are ready after {:.1} s", began.elapsed().as_secs_f32()));
+        for (name, server) in
+            [("kafka", servers.kafka()), ("postgres", servers.postgres()), ("redis", servers.redis())]
+        {
+            kept.ports.extend(server.ok().and_then(|server| Some((name.to_owned(), server.port()?))));
         }
 
         let mut deployment = Deployment::new(&servers, namespace);
@@ -202,10 +187,7 @@ impl Stack {
         if options.services {
             deployment.prepare()?;
             let services = self.start_services(options, &deployment, &mut kept)?;
-            say(&format!(
-                "the services are ready after {:.1} s",
-                began.elapsed().as_secs_f32()
-            ));
+            say(&format!("the services are ready after {:.1} s", began.elapsed().as_secs_f32()));
             environment.extend(service_environment(&services));
         }
         kept.save(self)?;
@@ -226,8 +208,7 @@ impl Stack {
         })?;
         services.wait_ready(SERVICES_DEADLINE)?;
         for service in services.all() {
-            kept.ports
-                .insert(port_name(service.role(), "ops"), service.ops_port());
+            kept.ports.insert(port_name(service.role(), "ops"), service.ops_port());
         }
         Ok(services)
     }
@@ -239,11 +220,7 @@ fn port_name(role: Role, listener: &str) -> String {
 
 /// What does not depend on running services.
 fn shared_environment(deployment: &Deployment) -> BTreeMap<String, String> {
-    let Deployment {
-        namespace,
-        credentials,
-        ..
-    } = deployment;
+    let Deployment { namespace, credentials, .. } = deployment;
     let pairs = [
         ("PROFILE", "dev".to_owned()),
         ("KAFKA_BOOTSTRAP", deployment.kafka_bootstrap.clone()),
@@ -273,7 +250,5 @@ fn service_environment(services: &Services) -> impl Iterator<Item = (String, Str
         ("DB_WRITER_OPS_URL", Some(services.db_writer.ops_url())),
         ("NOTIFIER_OPS_URL", Some(services.notifier.ops_url())),
     ];
-    pairs
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+    pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))
 }

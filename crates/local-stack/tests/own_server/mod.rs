@@ -34,15 +34,9 @@ pub(crate) fn redis(server: &Server, command: &str) -> String {
 }
 
 pub(crate) fn sql(servers: &Servers, statement: &str) -> String {
-    servers
-        .run_sql(servers.database_url(), statement)
-        .unwrap()
-        .trim()
-        .to_owned()
+    servers.run_sql(servers.database_url(), statement).unwrap().trim().to_owned()
 }
 
 pub(crate) fn topics(servers: &Servers, arguments: &[&str]) -> String {
-    servers
-        .kafka_tool("org.apache.kafka.tools.TopicCommand", arguments)
-        .unwrap()
+    servers.kafka_tool("org.apache.kafka.tools.TopicCommand", arguments).unwrap()
 }

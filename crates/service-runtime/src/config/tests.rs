@@ -28,24 +28,13 @@ struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self {
-            url: None,
-            url_file: None,
-            timeout_ms: 50,
-            copies: None,
-            fast: false,
-            prefix: String::new(),
-        }
+        Self { url: None, url_file: None, timeout_ms: 50, copies: None, fast: false, prefix: String::new() }
     }
 }
 
 impl ServiceConfig for Sample {
     fn runtime(&self) -> RuntimeSections<'_> {
-        RuntimeSections {
-            profile: self.profile,
-            ops: &self.ops,
-            log: &self.log,
-        }
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -57,10 +46,7 @@ impl ServiceConfig for Sample {
 }
 
 fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 fn file(extension: &str, content: &str) -> tempfile::NamedTempFile {
@@ -78,10 +64,7 @@ fn problems(file: Option<&Path>, pairs: &[(&str, &str)]) -> Vec<Problem> {
 
 #[test]
 fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
-    let file = file(
-        ".toml",
-        "profile = \"dev\"\n[store]\ntimeout_ms = 70\nprefix = \"f\"\n",
-    );
+    let file = file(".toml", "profile = \"dev\"\n[store]\ntimeout_ms = 70\nprefix = \"f\"\n");
     let pairs = [
         ("FIRSTCOME__STORE__PREFIX", "7"),
         ("FIRSTCOME__STORE__COPIES", "3"),
@@ -89,14 +72,9 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
         ("FIRSTCOME__KEYS__SECRETS__K1", "0123456789"),
         ("OTHER", "x"),
     ];
-    let loaded = load::<Sample>(Some(file.path()), environment(&pairs))
-        .ok()
-        .unwrap();
+    let loaded = load::<Sample>(Some(file.path()), environment(&pairs)).ok().unwrap();
     let store = &loaded.config.store;
-    assert_eq!(
-        (store.timeout_ms, store.prefix.as_str(), store.copies, store.fast),
-        (70, "7", Some(3), true)
-    );
+    assert_eq!((store.timeout_ms, store.prefix.as_str(), store.copies, store.fast), (70, "7", Some(3), true));
     assert_eq!(loaded.config.keys.secrets["k1"], "0123456789");
 }
 
@@ -118,15 +96,11 @@ fn everything_that_is_wrong_is_reported_at_once_with_path_source_and_hint() {
             ("FIRSTCOME__LOG__FILTER", "a=b=c"),
         ],
     );
-    let report: Vec<String> = found
-        .iter()
-        .map(|problem| format!("{} {}", problem.path, problem.problem))
-        .collect();
+    let report: Vec<String> =
+        found.iter().map(|problem| format!("{} {}", problem.path, problem.problem)).collect();
     let has = |path: &str, text: &str| {
         assert!(
-            report
-                .iter()
-                .any(|line| line.starts_with(path) && line.contains(text)),
+            report.iter().any(|line| line.starts_with(path) && line.contains(text)),
             "{path}: {report:#?}"
         );
     };
@@ -143,11 +117,7 @@ fn everything_that_is_wrong_is_reported_at_once_with_path_source_and_hint() {
 fn a_wrong_value_names_its_source() {
     let found = problems(None, &[("FIRSTCOME__STORE__TIMEOUT_MS", "0")]);
     assert_eq!(found.len(), 1);
-    assert!(
-        found[0]
-            .problem
-            .contains("must be 1 or more (from $FIRSTCOME__STORE__TIMEOUT_MS)")
-    );
+    assert!(found[0].problem.contains("must be 1 or more (from $FIRSTCOME__STORE__TIMEOUT_MS)"));
 }
 
 #[test]
@@ -158,13 +128,9 @@ fn secrets_are_read_from_files_and_never_printed() {
         ("FIRSTCOME__STORE__URL_FILE", secret.path().to_str().unwrap()),
         ("FIRSTCOME__KEYS__SECRET_FILES__K1", key.path().to_str().unwrap()),
     ];
-    let loaded = load::<Sample>(None, environment(&pairs))
-        .map_err(|problems| panic!("{problems:?}"))
-        .unwrap();
-    assert_eq!(
-        loaded.config.store.url.as_deref(),
-        Some("postgres://u:hidden@h/d")
-    );
+    let loaded =
+        load::<Sample>(None, environment(&pairs)).map_err(|problems| panic!("{problems:?}")).unwrap();
+    assert_eq!(loaded.config.store.url.as_deref(), Some("postgres://u:hidden@h/d"));
     assert_eq!(loaded.config.keys.secrets["k1"], "k".repeat(40));
     let printed = loaded.print();
     assert!(printed.contains("store.url = \"***\" # file "), "{printed}");
@@ -177,31 +143,18 @@ fn secrets_are_read_from_files_and_never_printed() {
 fn a_secret_in_two_places_or_in_the_open_in_prod_is_refused() {
     let secret = file("", "x");
     let path = secret.path().to_str().unwrap();
-    let both = [
-        ("FIRSTCOME__STORE__URL_FILE", path),
-        ("FIRSTCOME__STORE__URL", "y"),
-        ("FIRSTCOME__PROFILE", "dev"),
-    ];
+    let both =
+        [("FIRSTCOME__STORE__URL_FILE", path), ("FIRSTCOME__STORE__URL", "y"), ("FIRSTCOME__PROFILE", "dev")];
     let found = problems(None, &both);
     assert_eq!(found.len(), 1);
     assert!(found[0].problem.contains("are both set"), "{found:?}");
 
-    let inline = [
-        ("FIRSTCOME__STORE__URL", "y"),
-        ("FIRSTCOME__KEYS__SECRETS__K1", "z"),
-    ];
-    let paths: Vec<_> = problems(None, &inline)
-        .into_iter()
-        .map(|problem| problem.path)
-        .collect();
+    let inline = [("FIRSTCOME__STORE__URL", "y"), ("FIRSTCOME__KEYS__SECRETS__K1", "z")];
+    let paths: Vec<_> = problems(None, &inline).into_iter().map(|problem| problem.path).collect();
     assert_eq!(paths, ["keys.secrets.k1", "store.url"]);
 
     let missing = [("FIRSTCOME__STORE__URL_FILE", "/nowhere/at/all")];
-    assert!(
-        problems(None, &missing)[0]
-            .problem
-            .contains("/nowhere/at/all cannot be read")
-    );
+    assert!(problems(None, &missing)[0].problem.contains("/nowhere/at/all cannot be read"));
 }
 
 #[test]

@@ -19,11 +19,7 @@ pub(super) fn leaves(path: &str, value: Value, source: &str, out: &mut Vec<Leaf>
                 leaves(&format!("{path}.{key}"), member, source, out);
             }
         }
-        value => out.push(Leaf {
-            path: path.to_owned(),
-            value,
-            source: source.to_owned(),
-        }),
+        value => out.push(Leaf { path: path.to_owned(), value, source: source.to_owned() }),
     }
 }
 
@@ -33,11 +29,7 @@ pub(super) fn all_leaves(tree: &Value) -> Vec<(String, Value)> {
         match value {
             Value::Object(members) if !members.is_empty() => {
                 for (key, member) in members {
-                    let path = if path.is_empty() {
-                        key.clone()
-                    } else {
-                        format!("{path}.{key}")
-                    };
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                     walk(&path, member, out);
                 }
             }
@@ -52,12 +44,10 @@ pub(super) fn all_leaves(tree: &Value) -> Vec<(String, Value)> {
 
 /// The leaves that are texts.
 pub(super) fn texts(tree: &Value) -> Vec<(String, String)> {
-    let texts = all_leaves(tree)
-        .into_iter()
-        .filter_map(|(path, value)| match value {
-            Value::String(text) => Some((path, text)),
-            _ => None,
-        });
+    let texts = all_leaves(tree).into_iter().filter_map(|(path, value)| match value {
+        Value::String(text) => Some((path, text)),
+        _ => None,
+    });
     texts.collect()
 }
 
@@ -79,9 +69,7 @@ pub(super) fn is_known(defaults: &Value, path: &str) -> bool {
 
 /// True where the defaults themselves have a leaf at this path.
 fn is_declared(defaults: &Value, path: &str) -> bool {
-    let leaf = path
-        .split('.')
-        .try_fold(defaults, |node, key| node.as_object()?.get(key));
+    let leaf = path.split('.').try_fold(defaults, |node, key| node.as_object()?.get(key));
     leaf.is_some_and(|leaf| !leaf.is_object())
 }
 
@@ -102,11 +90,7 @@ pub(super) fn set(tree: &mut Value, path: &str, value: Value) {
         return;
     };
     if let Value::Object(members) = tree {
-        set(
-            members.entry(key).or_insert_with(|| Value::Object(Map::new())),
-            rest,
-            value,
-        );
+        set(members.entry(key).or_insert_with(|| Value::Object(Map::new())), rest, value);
     }
 }
 
@@ -119,11 +103,7 @@ pub(super) fn secret_behind(defaults: &Value, path: &str) -> Option<String> {
             format!("{map}s.{key}")
         }
     };
-    if is_known(defaults, &secret) {
-        Some(secret)
-    } else {
-        None
-    }
+    if is_known(defaults, &secret) { Some(secret) } else { None }
 }
 
 /// True for keys that a `…_file` (or `…_files`) key stands beside.
@@ -131,9 +111,7 @@ pub(super) fn is_secret(defaults: &Value, path: &str) -> bool {
     if is_declared(defaults, &format!("{path}_file")) {
         return true;
     }
-    path.rsplit_once('.')
-        .and_then(|(map, key)| Some((map.strip_suffix('s')?, key)))
-        .is_some_and(|(map, key)| {
-            is_known(defaults, &format!("{map}_files.{key}")) && is_known(defaults, path)
-        })
+    path.rsplit_once('.').and_then(|(map, key)| Some((map.strip_suffix('s')?, key))).is_some_and(
+        |(map, key)| is_known(defaults, &format!("{map}_files.{key}")) && is_known(defaults, path),
+    )
 }

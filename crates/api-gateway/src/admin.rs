@@ -1,0 +1,54 @@
+//! The operators' API, on a listener of its own: `/admin/v1`. Drafts live in PostgreSQL; everything else is a command in the coupon's line.
+
+mod commands;
+mod coupons;
+
+use std::time::Instant;
+
+use actix_web::HttpRequest;
+use actix_web::web::{self, Data};
+use infrastructure_http::{Code, Operator, Problem, Scope};
+use infrastructure_postgres::{PooledConnection, PostgresError};
+
+use crate::Desk;
+
+/// All routes of operators.
+pub(crate) fn routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static {
+    let desk = desk.clone();
+    move |app| {
+        app.app_data(desk.clone())
+            .route("/admin/v1/coupons", web::post().to(coupons::create))
+            .route("/admin/v1/coupons", web::get().to(coupons::list))
+            .route("/admin/v1/coupons/{coupon_id}", web::get().to(coupons::get))
+            .route("/admin/v1/coupons/{coupon_id}/{command}", web::post().to(commands::post))
+            .route("/admin/v1/commands/{command_id}", web::get().to(commands::get));
+    }
+}
+
+/// The operator, if they may do this.
+fn operator(request: &HttpRequest, desk: &Desk, scope: Scope) -> Result<Operator, Problem> {
+    let operator = desk.admin_verifier.operator(request)?;
+    operator.demand(scope)?;
+    Ok(operator)
+}
+
+impl Desk {
+    /// Asks PostgreSQL. Without it this request cannot be answered; others can.
+    async fn ask_postgres<T>(
+        &self,
+        operation: &'static str,
+        work: impl AsyncFnOnce(&mut PooledConnection) -> Result<T, PostgresError>,
+    ) -> Result<T, Problem> {
+        let started = Instant::now();
+        let result = self.pool.run(work).await;
+        let label = if result.is_ok() { "ok" } else { "error" };
+        self.metrics.postgres(operation, label, started.elapsed().as_secs_f64());
+        result.map_err(|error| {
+            tracing::warn!(operation, "PostgreSQL was of no use: {error}");
+            Problem::new(
+                Code::Unavailable,
+                "PostgreSQL does not answer now; claims and commands go on without it",
+            )
+        })
+    }
+}

@@ -1,0 +1,240 @@
+//! Commands: an operator's change takes its place in the coupon's line, and is answered there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::{Bytes, Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use coupon_domain::command::Change;
+use coupon_domain::coupon::{FieldError, RULES_NEWEST, Window};
+use coupon_domain::limits::{QUANTITY_MAX, REASON_BYTES_MAX};
+use coupon_domain::{Command, CommandCode, CommandId, CommandKind, CouponId, KeyId};
+use infrastructure_http::headers::{expected_version, required_idempotency_key, wait_preference};
+use infrastructure_http::time::from_rfc3339;
+use infrastructure_http::{Code, Problem, Scope};
+use infrastructure_postgres::{commands, drafts};
+use serde::{Deserialize, Serialize};
+
+use super::coupons::wrong_fields;
+use super::operator;
+use crate::Desk;
+use crate::claim::parse_coupon;
+
+/// Longest wait that `Prefer: wait=n` gets.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often PostgreSQL is asked while waiting for an answer that the state does not show.
+const ASK_INTERVAL: Duration = Duration::from_millis(250);
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct CommandBody {
+    /// Why, for the audit.
+    #[serde(default)]
+    reason: Option<String>,
+    /// `restock`: how many more (or fewer).
+    #[serde(default)]
+    delta: Option<i64>,
+    /// `reschedule`: the new window.
+    #[serde(default)]
+    opens_at: Option<String>,
+    /// `reschedule`: the new window.
+    #[serde(default)]
+    closes_at: Option<String>,
+}
+
+/// What is known of a command.
+#[derive(Serialize)]
+struct CommandView {
+    command_id: CommandId,
+    coupon_id: CouponId,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+}
+
+pub(crate) async fn post(
+    request: HttpRequest,
+    path: Path<(String, String)>,
+    body: Bytes,
+    desk: Data<Desk>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &desk, Scope::WriteCoupons)?;
+    let (coupon_id, kind) = (parse_coupon(&path.0)?, parse_kind(&path.1)?);
+    let idempotency_key = required_idempotency_key(&request)?;
+    let expected_version = expected_version(&request)?;
+    let wait = wait_preference(&request, WAIT_MAX)?;
+    let body = parse_body(&body)?;
+    let key_id = desk.command_key(coupon_id, kind)?;
+    let key = desk
+        .keys
+        .get(&key_id)
+        .ok_or_else(|| Problem::new(Code::Unavailable, "this gateway does not hold the coupon's key"))?;
+    let change = desk.change(coupon_id, kind, &body, key_id).await?;
+    let command = Command {
+        command_id: key.command_id(coupon_id, kind, &idempotency_key),
+        expected_version: expected_version.filter(|_| kind != CommandKind::Publish),
+        reason: check_reason(body.reason)?,
+        actor: operator.user_id,
+        change,
+    };
+    desk.appender.command(&command).await.map_err(|no_ticket| no_ticket.problem())?;
+    tracing::info!(coupon.id = %coupon_id, command.id = %command.command_id, "{} appended", kind.as_str());
+    let view = match wait {
+        Some(wait) => desk.await_answer(command.command_id, wait).await,
+        None => pending(command.command_id),
+    };
+    let location = format!("/admin/v1/commands/{}", command.command_id);
+    let mut response = if view.code.is_some() { HttpResponse::Ok() } else { HttpResponse::Accepted() };
+    Ok(response.insert_header(("Location", location)).insert_header(("Cache-Control", "no-store")).json(view))
+}
+
+pub(crate) async fn get(
+    request: HttpRequest,
+    path: Path<String>,
+    desk: Data<Desk>,
+) -> Result<HttpResponse, Problem> {
+    operator(&request, &desk, Scope::ReadCoupons)?;
+    let command_id: CommandId = path.parse().map_err(|error| Problem::invalid("command_id", error))?;
+    let wait = wait_preference(&request, WAIT_MAX)?.unwrap_or(Duration::ZERO);
+    let view = desk.await_answer(command_id, wait).await;
+    Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(view))
+}
+
+fn parse_kind(name: &str) -> Result<CommandKind, Problem> {
+    CommandKind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == name)
+        .ok_or_else(|| Problem::new(Code::NotFound, format!("there is no command {name}")))
+}
+
+fn parse_body(body: &[u8]) -> Result<CommandBody, Problem> {
+    if body.is_empty() {
+        return Ok(CommandBody::default());
+    }
+    serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error))
+}
+
+fn check_reason(reason: Option<String>) -> Result<Option<Arc<str>>, Problem> {
+    match reason {
+        Some(reason) if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) => {
+            Err(Problem::invalid(
+                "reason",
+                format!("must have at most {REASON_BYTES_MAX} bytes and no control characters"),
+            ))
+        }
+        reason => Ok(reason.map(Arc::from)),
+    }
+}
+
+fn delta(body: &CommandBody) -> Result<i32, Problem> {
+    let most = i64::from(QUANTITY_MAX);
+    body.delta
+        .filter(|delta| *delta != 0 && (-most..=most).contains(delta))
+        .and_then(|delta| i32::try_from(delta).ok())
+        .ok_or_else(|| Problem::invalid("delta", format!("must be -{most}..={most} and not 0")))
+}
+
+fn window(body: &CommandBody) -> Result<Window, Problem> {
+    let moment = |field: &'static str, text: &Option<String>| {
+        let text = text.as_deref().ok_or_else(|| "must be given".to_owned());
+        text.and_then(from_rfc3339).map_err(|problem| FieldError { field, problem })
+    };
+    let window = moment("opens_at", &body.opens_at)
+        .and_then(|opens_at| Window::new(opens_at, moment("closes_at", &body.closes_at)?));
+    window.map_err(|error| wrong_fields(vec![error]))
+}
+
+fn pending(command_id: CommandId) -> CommandView {
+    let coupon_id = command_id.coupon_id;
+    CommandView { command_id, coupon_id, status: "pending", code: None, refusal: None, version: None }
+}
+
+impl Desk {
+    /// The key behind a command's id: the coupon's own, or the active one for a coupon that is to be published.
+    fn command_key(&self, coupon_id: CouponId, kind: CommandKind) -> Result<KeyId, Problem> {
+        match (self.states.get(coupon_id), kind) {
+            (Some(known), _) => Ok(known.state.definition.key_id().clone()),
+            (None, CommandKind::Publish) => Ok(self.active_key.clone()),
+            (None, _) => Err(Problem::new(
+                Code::UnknownCoupon,
+                format!("no coupon {coupon_id} is published, or it is retired"),
+            )),
+        }
+    }
+
+    async fn change(
+        &self,
+        coupon_id: CouponId,
+        kind: CommandKind,
+        body: &CommandBody,
+        key_id: KeyId,
+    ) -> Result<Change, Problem> {
+        Ok(match kind {
+            CommandKind::Publish => {
+                let find = async |connection: &mut _| drafts::find(connection, coupon_id).await;
+                let draft = self.ask_postgres("find_draft", find).await?.ok_or_else(|| {
+                    Problem::new(Code::UnknownCoupon, format!("there is no draft {coupon_id}"))
+                })?;
+                let definition = draft.definition(RULES_NEWEST, key_id).check().map_err(wrong_fields)?;
+                Change::Publish(Arc::new(definition))
+            }
+            CommandKind::Reschedule => Change::Reschedule(window(body)?),
+            CommandKind::Restock => Change::Restock(delta(body)?),
+            CommandKind::Pause => Change::Pause,
+            CommandKind::Resume => Change::Resume,
+            CommandKind::Close => Change::Close,
+            CommandKind::Retire => Change::Retire,
+        })
+    }
+
+    /// The answer to a command, as soon as the state or PostgreSQL shows it, but no later than after `wait`.
+    async fn await_answer(&self, command_id: CommandId, wait: Duration) -> CommandView {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut changes = self.states.changes();
+        loop {
+            if let Some(view) = self.answer(command_id).await {
+                return view;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => {
+                    return self.answer_in_state(command_id).unwrap_or_else(|| pending(command_id));
+                }
+                () = self.context.shutdown.requested() => return pending(command_id),
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(ASK_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// The state shows the last answer of each coupon at once, but not why a command was refused: that PostgreSQL knows.
+    async fn answer(&self, command_id: CommandId) -> Option<CommandView> {
+        let shown = self.answer_in_state(command_id);
+        if shown.as_ref().is_some_and(|view| view.code != Some(CommandCode::Refused.as_str())) {
+            return shown;
+        }
+        let find = async |connection: &mut _| commands::find(connection, command_id).await;
+        let stored = self.ask_postgres("find_command", find).await.ok().flatten()?;
+        Some(CommandView {
+            status: "answered",
+            code: Some(stored.code.as_str()),
+            refusal: stored.refusal.map(|refusal| refusal.as_str().to_owned()),
+            version: Some(stored.version),
+            ..pending(command_id)
+        })
+    }
+
+    fn answer_in_state(&self, command_id: CommandId) -> Option<CommandView> {
+        let known = self.states.get(command_id.coupon_id)?;
+        let last = known.state.last_command;
+        (last.command_id == command_id).then(|| CommandView {
+            status: "answered",
+            code: Some(last.code.as_str()),
+            version: Some(known.state.version),
+            ..pending(command_id)
+        })
+    }
+}

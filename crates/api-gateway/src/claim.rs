@@ -1,0 +1,382 @@
+//! `POST /v1/coupons/{coupon_id}/claims`: the button.
+//!
+//! Token → coupon from memory → what the view knows of this user → refusals that the log has already decided → append → 202. Nothing is reserved
+//! and nothing is decided here: a refusal only saves the crowd and the log a round trip, and says what it rests on.
+
+use std::sync::Arc;
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use coupon_domain::stream_token::StreamToken;
+use coupon_domain::view_sync::ViewWatermark;
+use coupon_domain::wire::PublishedState;
+use coupon_domain::{
+    Claim, ClaimAnswer, ClaimCode, ClaimId, CouponId, CouponState, CouponStatus, IdempotencyKey, Key, Slot,
+    UserId,
+};
+use infrastructure_http::headers::idempotency_key;
+use infrastructure_http::time::to_rfc3339;
+use infrastructure_http::{ClaimView, Code, Problem};
+use infrastructure_redis::{Prefilter, RedisError};
+use serde::Serialize;
+use smallvec::SmallVec;
+
+use crate::Desk;
+use crate::append::Ticket;
+use crate::broker_clock::BrokerNow;
+
+pub(crate) async fn post(
+    request: HttpRequest,
+    path: Path<String>,
+    desk: Data<Desk>,
+) -> Result<HttpResponse, Problem> {
+    let response = press(&request, &path, &desk).await;
+    if let Err(problem) = &response {
+        desk.metrics.refused(problem.code());
+    }
+    response
+}
+
+async fn press(request: &HttpRequest, path: &str, desk: &Desk) -> Result<HttpResponse, Problem> {
+    let _place = desk.in_flight.take().ok_or_else(|| {
+        Problem::new(Code::Overloaded, "as many claims as this process takes are under way")
+    })?;
+    let caller = desk.verifier.caller(request)?;
+    desk.rates.has_room()?;
+    desk.rates.admit(&caller.user_id)?;
+    let coupon_id = parse_coupon(path)?;
+    let known = desk.known_coupon(coupon_id)?;
+    let key = desk.key_of(&known.state)?;
+    let claims = own_claims(desk, &known.state, &caller.user_id, idempotency_key(request)?)?;
+    let Some(claim_id) = claims.first().copied() else {
+        return Err(Problem::new(Code::Internal, "a coupon has no round"));
+    };
+
+    let view = desk.prefilter(&claims).await;
+    if let Some(answer) = view.as_ref().ok().and_then(|view| decided(view, &claim_id)) {
+        desk.metrics.decided.inc();
+        let location = location(&answer.claim_id);
+        return Ok(HttpResponse::Ok()
+            .insert_header(("Location", location))
+            .insert_header(("Cache-Control", "no-store"))
+            .json(ClaimView::answered(&answer)));
+    }
+    let now = desk.broker_clock.now(desk.context.clock.now());
+    if let Some(code) = refusal(&known.state, now) {
+        let advisory = is_advisory(view.as_ref(), &known);
+        return Err(Problem::new(code, detail(code, &known.state))
+            .claim(&claim_id)
+            .rests_on(known.decided_offset, advisory));
+    }
+
+    let claim = Claim { claim_id, user_id: caller.user_id, received_at: desk.context.clock.now() };
+    match desk.appender.claim(&claim).await {
+        Ok(ticket) => {
+            desk.metrics.accepted.inc();
+            Ok(accepted(desk, key, claim_id, &ticket))
+        }
+        Err(no_ticket) => Err(no_ticket.problem().claim(&claim_id)),
+    }
+}
+
+/// The coupon that a path names.
+pub(crate) fn parse_coupon(path: &str) -> Result<CouponId, Problem> {
+    path.parse().map_err(|error| Problem::invalid("coupon_id", error))
+}
+
+/// Which of the user's claims this press is: where they may hold several, they say so by a key of their own.
+fn slot(state: &CouponState, key: &Key, named: Option<IdempotencyKey>) -> Result<Slot, Problem> {
+    match (state.definition.per_user_limit(), named) {
+        (1, _) => Ok(Slot::ONLY),
+        (_, Some(name)) => Ok(key.slot(state.coupon_id, &name)),
+        (limit, None) => Err(Problem::invalid(
+            "Idempotency-Key",
+            format!("is required: up to {limit} of this coupon may be claimed, each under a key of its own"),
+        )),
+    }
+}
+
+/// The caller's claims of a coupon: that of the present round, and those of the rounds before it.
+pub(crate) fn own_claims(
+    desk: &Desk,
+    state: &CouponState,
+    user_id: &UserId,
+    named: Option<IdempotencyKey>,
+) -> Result<SmallVec<[ClaimId; 2]>, Problem> {
+    let key = desk.key_of(state)?;
+    Ok(claims_of(key, state, user_id, slot(state, key, named)?))
+}
+
+/// The claim of the present round, and those of the rounds before it.
+fn claims_of(key: &Key, state: &CouponState, user_id: &UserId, slot: Slot) -> SmallVec<[ClaimId; 2]> {
+    state.round.back_to_first().map(|round| key.claim_id(state.coupon_id, user_id, round, slot)).collect()
+}
+
+/// What the view says to this user: a grant of any round, or the final outcome of this round's claim. A winner whose answer was lost never
+/// reads "sold out".
+fn decided(view: &Prefilter, claim_id: &ClaimId) -> Option<ClaimAnswer> {
+    let granted = view.answers.iter().find(|answer| answer.code == ClaimCode::Granted);
+    let settled = view.answers.iter().find(|answer| answer.is_final && answer.claim_id == *claim_id);
+    granted.or(settled).copied()
+}
+
+/// What the log has already decided about every claim that would be appended now.
+fn refusal(state: &CouponState, now: BrokerNow) -> Option<Code> {
+    let window = state.definition.window();
+    if now.latest < window.opens_at() {
+        return Some(Code::NotOpen);
+    }
+    // Before the window opens even a closed coupon answers "not open": only from then on is closed certain.
+    let has_opened = now.earliest >= window.opens_at();
+    let is_closed = matches!(state.status, CouponStatus::Closed | CouponStatus::Retired);
+    if is_closed && has_opened || now.earliest >= window.closes_at() {
+        return Some(Code::Closed);
+    }
+    if state.status == CouponStatus::Paused {
+        return Some(Code::Paused);
+    }
+    if state.remaining() == 0 { Some(Code::SoldOut) } else { None }
+}
+
+/// True where this user may have an answer that could not be seen: the view is away, empty, or behind what the state knows.
+fn is_advisory(view: Result<&Prefilter, &RedisError>, known: &PublishedState) -> bool {
+    let Ok(view) = view else { return true };
+    let Some(ViewWatermark::Reflects(next_src)) = view.watermark else { return true };
+    let behind = known.state.last_grant_offset.is_some_and(|last_grant| next_src <= last_grant);
+    behind || view.round.is_some_and(|round| round > known.state.round)
+}
+
+fn detail(code: Code, state: &CouponState) -> String {
+    let window = state.definition.window();
+    match code {
+        Code::NotOpen => format!("opens at {}", to_rfc3339(window.opens_at())),
+        Code::Closed => format!("closed; the window ended at {}", to_rfc3339(window.closes_at())),
+        Code::Paused => "held back by an operator; press again later, it is the same claim".to_owned(),
+        _ => format!("all {} are granted", state.quantity),
+    }
+}
+
+/// Where a claim's answer is found.
+pub(crate) fn location(claim_id: &ClaimId) -> String {
+    format!("/v1/claims/{claim_id}")
+}
+
+#[derive(Serialize)]
+struct Accepted {
+    claim_id: ClaimId,
+    coupon_id: CouponId,
+    status: &'static str,
+    ticket: TicketView,
+    stream_token: String,
+    links: Links,
+}
+
+#[derive(Serialize)]
+struct TicketView {
+    partition: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appended_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Links {
+    claim: String,
+    events: String,
+    mine: String,
+}
+
+fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpResponse {
+    let lifetime_ms = i64::from(desk.context.config.claims.stream_token_s) * 1_000;
+    let expires_at = desk.context.clock.now().plus_ms(lifetime_ms);
+    let stream_token = StreamToken::issue(key, &claim_id, ticket.offset, expires_at).to_string();
+    let (host, path) = (desk.context.config.claims.notifier_url.trim_end_matches('/'), location(&claim_id));
+    let body = Accepted {
+        claim_id,
+        coupon_id: claim_id.coupon_id,
+        status: "accepted",
+        ticket: TicketView {
+            partition: ticket.partition,
+            offset: ticket.offset.map(coupon_domain::Offset::number),
+            appended_at: ticket.appended_at.map(to_rfc3339),
+        },
+        links: Links {
+            claim: format!("{host}{path}"),
+            events: format!("{host}{path}/events?token={stream_token}"),
+            mine: format!("/v1/coupons/{}/claims/mine", claim_id.coupon_id),
+        },
+        stream_token,
+    };
+    HttpResponse::Accepted()
+        .insert_header(("Location", path))
+        .insert_header(("Cache-Control", "no-store"))
+        .json(body)
+}
+
+impl Desk {
+    /// A coupon that is on offer, or was.
+    pub(crate) fn known_coupon(&self, coupon_id: CouponId) -> Result<Arc<PublishedState>, Problem> {
+        self.states
+            .get(coupon_id)
+            .ok_or_else(|| Problem::new(Code::UnknownCoupon, format!("there is no coupon {coupon_id}")))
+    }
+
+    /// The coupon's own key.
+    pub(crate) fn key_of(&self, state: &CouponState) -> Result<&Key, Problem> {
+        let key_id = state.definition.key_id();
+        self.keys.get(key_id).ok_or_else(|| {
+            tracing::error!(coupon.id = %state.coupon_id, "key {key_id} is not configured here");
+            Problem::new(Code::Unavailable, "this gateway does not hold the coupon's key")
+        })
+    }
+
+    /// What the view knows of these claims. Fails open: nothing waits for Redis longer than its time-out.
+    pub(crate) async fn prefilter(&self, claims: &[ClaimId]) -> Result<Prefilter, RedisError> {
+        let started = std::time::Instant::now();
+        let view = self.view.prefilter(claims).await;
+        let histogram = match &view {
+            Ok(view) if view.answers.is_empty() => &self.metrics.prefilter_miss,
+            Ok(_) => &self.metrics.prefilter_hit,
+            Err(RedisError::Timeout(_)) => &self.metrics.prefilter_timeout,
+            Err(RedisError::Unavailable(_)) => &self.metrics.prefilter_error,
+        };
+        histogram.observe(started.elapsed().as_secs_f64());
+        view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coupon_domain::coupon::{LastCommand, UncheckedDefinition};
+    use coupon_domain::{CommandCode, CommandId, Offset, Partition, Round, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_ms(ms).unwrap()
+    }
+
+    fn exactly(ms: i64) -> BrokerNow {
+        BrokerNow { earliest: at(ms), latest: at(ms) }
+    }
+
+    fn state() -> CouponState {
+        let coupon_id = CouponId::new(Partition::new(0).unwrap(), Uuid::from_u128(1));
+        let definition = UncheckedDefinition {
+            name: "Tea".to_owned(),
+            quantity: 2,
+            per_user_limit: 1,
+            opens_at: 10_000,
+            closes_at: 20_000,
+            expiry: None,
+            rules: 1,
+            key_id: "k1".parse().unwrap(),
+        };
+        CouponState {
+            coupon_id,
+            definition: Arc::new(definition.check().unwrap()),
+            status: CouponStatus::Active,
+            round: Round::FIRST,
+            quantity: 2,
+            issued: 0,
+            version: 1,
+            last_command: LastCommand {
+                command_id: CommandId { coupon_id, mac: [0; 16] },
+                code: CommandCode::Applied,
+            },
+            last_grant_offset: None,
+        }
+    }
+
+    fn key() -> Key {
+        Key::from_secret(&[1; 32]).unwrap()
+    }
+
+    fn view(answers: Vec<ClaimAnswer>, next_src: i64, round: u8) -> Prefilter {
+        Prefilter {
+            answers,
+            watermark: Some(ViewWatermark::Reflects(Offset::new(next_src).unwrap())),
+            round: Round::new(round).ok(),
+        }
+    }
+
+    #[test]
+    fn time_refuses_only_where_no_doubt_is_left() {
+        let doubtful = |earliest, latest| BrokerNow { earliest: at(earliest), latest: at(latest) };
+        assert_eq!(refusal(&state(), exactly(9_999)), Some(Code::NotOpen));
+        assert_eq!(refusal(&state(), doubtful(9_000, 10_000)), None);
+        assert_eq!(refusal(&state(), exactly(19_999)), None);
+        assert_eq!(refusal(&state(), doubtful(19_999, 21_000)), None);
+        assert_eq!(refusal(&state(), exactly(20_000)), Some(Code::Closed));
+    }
+
+    #[test]
+    fn refusals_come_in_the_order_of_the_fold() {
+        let sold_out = CouponState { issued: 2, ..state() };
+        assert_eq!(refusal(&sold_out, exactly(15_000)), Some(Code::SoldOut));
+        let paused = CouponState { status: CouponStatus::Paused, ..sold_out.clone() };
+        assert_eq!(refusal(&paused, exactly(15_000)), Some(Code::Paused));
+        let closed = CouponState { status: CouponStatus::Closed, ..sold_out };
+        assert_eq!(refusal(&closed, exactly(15_000)), Some(Code::Closed));
+        assert_eq!(refusal(&closed, exactly(5_000)), Some(Code::NotOpen));
+        let in_doubt = BrokerNow { earliest: at(9_000), latest: at(11_000) };
+        assert_eq!(refusal(&CouponState { issued: 0, ..closed }, in_doubt), None);
+    }
+
+    #[test]
+    fn a_winner_of_any_round_is_told_so_and_a_loser_of_this_round_too() {
+        let user: UserId = "ann".parse().unwrap();
+        let restocked = CouponState { round: Round::new(2).unwrap(), ..state() };
+        let claims = claims_of(&key(), &restocked, &user, Slot::ONLY);
+        assert_eq!(claims.iter().map(|claim| claim.round.number()).collect::<Vec<_>>(), [2, 1, 0]);
+        let answer = |claim_id: ClaimId, code, is_final| ClaimAnswer {
+            claim_id,
+            code,
+            is_final,
+            decided_offset: Offset::ZERO,
+            decided_at: Timestamp::EPOCH,
+            issue_no: None,
+            user_nth: None,
+            rank: None,
+            granted_claim_id: None,
+        };
+        let old_loss = answer(claims[2], ClaimCode::SoldOut, true);
+        assert_eq!(decided(&view(vec![old_loss], 1, 0), &claims[0]), None);
+        let loss = answer(claims[0], ClaimCode::SoldOut, true);
+        assert_eq!(decided(&view(vec![loss, old_loss], 1, 0), &claims[0]), Some(loss));
+        let win = answer(claims[1], ClaimCode::Granted, true);
+        assert_eq!(decided(&view(vec![loss, win], 1, 0), &claims[0]), Some(win));
+        let deferred = answer(claims[0], ClaimCode::Paused, false);
+        assert_eq!(decided(&view(vec![deferred], 1, 0), &claims[0]), None);
+    }
+
+    #[test]
+    fn a_refusal_is_advisory_where_the_view_cannot_be_trusted() {
+        let known = PublishedState {
+            state: CouponState { last_grant_offset: Offset::new(7).ok(), ..state() },
+            decided_offset: Offset::new(9).ok(),
+        };
+        assert!(!is_advisory(Ok(&view(Vec::new(), 8, 0)), &known));
+        assert!(is_advisory(Ok(&view(Vec::new(), 7, 0)), &known), "behind the last grant");
+        assert!(is_advisory(Ok(&view(Vec::new(), 8, 1)), &known), "of a later round");
+        let empty = Prefilter { watermark: None, ..view(Vec::new(), 8, 0) };
+        assert!(is_advisory(Ok(&empty), &known));
+        let pushing = ViewWatermark::Pushing { push_id: 1, chunks: 2 };
+        assert!(is_advisory(Ok(&Prefilter { watermark: Some(pushing), ..empty }), &known));
+        assert!(is_advisory(Err(&RedisError::Unavailable(String::new())), &known));
+    }
+
+    #[test]
+    fn several_of_one_coupon_need_a_key_each() {
+        let mut raw = UncheckedDefinition::from(state().definition.as_ref().clone());
+        raw.per_user_limit = 2;
+        let several = CouponState { definition: Arc::new(raw.check().unwrap()), ..state() };
+        assert_eq!(slot(&state(), &key(), None).unwrap(), Slot::ONLY);
+        assert_eq!(slot(&several, &key(), None).unwrap_err().code(), Code::InvalidRequest);
+        let named = |name: &str| slot(&several, &key(), Some(name.parse().unwrap())).unwrap();
+        assert_eq!(named("a"), named("a"));
+        assert_ne!(named("a"), named("b"));
+    }
+}

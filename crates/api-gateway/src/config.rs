@@ -1,0 +1,217 @@
+//! The service's configuration.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use coupon_domain::{KeyId, KeyRing};
+use infrastructure_http::{AuthSection, HttpSection};
+use infrastructure_kafka::KafkaSection;
+use infrastructure_postgres::PostgresSection;
+use infrastructure_redis::RedisSection;
+use serde::{Deserialize, Serialize};
+use service_runtime::{
+    KeysSection, LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig,
+};
+
+/// Everything that can be set.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What the installation is for.
+    pub profile: Profile,
+    /// Probes and metrics.
+    pub ops: OpsSection,
+    /// Logs.
+    pub log: LogSection,
+    /// The users' listener.
+    pub http: HttpSection,
+    /// The operators' listener.
+    pub admin: HttpSection,
+    /// Kafka.
+    pub kafka: KafkaSection,
+    /// Redis.
+    pub redis: RedisSection,
+    /// PostgreSQL.
+    pub postgres: PostgresSection,
+    /// Tokens.
+    pub auth: GatewayAuthSection,
+    /// The secrets behind claim ids and coupon codes.
+    pub keys: GatewayKeysSection,
+    /// Taking claims.
+    pub claims: ClaimsSection,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            profile: Profile::default(),
+            ops: OpsSection { drain_ms_max: 10_000, ..OpsSection::default() },
+            log: LogSection::default(),
+            http: HttpSection::default(),
+            admin: HttpSection {
+                listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
+                workers: 1,
+                connections_per_worker_max: 1_000,
+                body_bytes_max: 16 * 1024,
+                ..HttpSection::default()
+            },
+            kafka: KafkaSection::default(),
+            redis: RedisSection::default(),
+            postgres: PostgresSection::default(),
+            auth: GatewayAuthSection::default(),
+            keys: GatewayKeysSection::default(),
+            claims: ClaimsSection::default(),
+        }
+    }
+}
+
+/// The `auth` section: users' tokens as everywhere, and operators' own audience.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayAuthSection {
+    /// Secret of HS256 tokens, for dev.
+    pub hs256_secret: Option<String>,
+    /// File with it.
+    pub hs256_secret_file: Option<PathBuf>,
+    /// The `iss` that tokens must have.
+    pub issuer: String,
+    /// The `aud` that users' tokens must have.
+    pub audience: String,
+    /// The `aud` that operators' tokens must have; another one than users'.
+    pub admin_audience: String,
+    /// How far clocks may be apart when `exp` and `nbf` are looked at, in s.
+    pub leeway_s: u32,
+}
+
+impl Default for GatewayAuthSection {
+    fn default() -> Self {
+        let AuthSection { hs256_secret, hs256_secret_file, issuer, audience, leeway_s } =
+            AuthSection::default();
+        let admin_audience = "firstcome-admin".to_owned();
+        Self { hs256_secret, hs256_secret_file, issuer, audience, admin_audience, leeway_s }
+    }
+}
+
+impl GatewayAuthSection {
+    /// The part that is the same in all services that take users' tokens.
+    #[must_use]
+    pub fn users(&self) -> AuthSection {
+        AuthSection {
+            hs256_secret: self.hs256_secret.clone(),
+            hs256_secret_file: self.hs256_secret_file.clone(),
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            leeway_s: self.leeway_s,
+        }
+    }
+
+    fn problems(&self, production: bool) -> Vec<(String, String)> {
+        let mut problems = self.users().problems(production);
+        if self.admin_audience.is_empty() || self.admin_audience == self.audience {
+            let problem =
+                "must be set, and another one than auth.audience: else users' tokens open the admin API";
+            problems.push(("auth.admin_audience".to_owned(), problem.to_owned()));
+        }
+        problems
+    }
+}
+
+/// The `keys` section, and which of the keys new coupons get.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayKeysSection {
+    /// The key that coupons published from now on are given for life.
+    pub active_id: Option<String>,
+    /// Secrets by key id; in prod from `secret_files`.
+    pub secrets: BTreeMap<String, String>,
+    /// Files with secrets, by key id.
+    pub secret_files: BTreeMap<String, PathBuf>,
+}
+
+impl GatewayKeysSection {
+    /// The keys, and the id of the active one.
+    ///
+    /// # Errors
+    /// Everything that is wrong with ids and secrets, at once.
+    pub fn ring(&self) -> Result<(KeyRing, KeyId), Vec<Problem>> {
+        let all = KeysSection { secrets: self.secrets.clone(), secret_files: self.secret_files.clone() };
+        let ring = all.ring()?;
+        let active = self.active_id.as_deref().and_then(|id| id.parse::<KeyId>().ok());
+        match active.filter(|id| ring.get(id).is_some()) {
+            Some(active) => Ok((ring, active)),
+            None => Err(vec![Problem::new(
+                "keys.active_id",
+                "must name one of the keys in keys.secrets (or secret_files)",
+            )]),
+        }
+    }
+}
+
+/// The `claims` section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClaimsSection {
+    /// Most POSTs of claims being worked on at once. Beyond it: 503 at once.
+    pub in_flight_max: u32,
+    /// Requests per second that one user may send, on average.
+    pub user_requests_per_s: u32,
+    /// Requests that one user may send at once.
+    pub user_requests_burst: u32,
+    /// Most users whose rate is remembered at once. Beyond it: 503.
+    pub users_remembered_max: u32,
+    /// How long a stream token opens its claim's events, in s.
+    pub stream_token_s: u32,
+    /// Where clients reach the notifier, for links; empty: the same host.
+    pub notifier_url: String,
+}
+
+impl Default for ClaimsSection {
+    fn default() -> Self {
+        Self {
+            in_flight_max: 20_000,
+            user_requests_per_s: 5,
+            user_requests_burst: 10,
+            users_remembered_max: 2_000_000,
+            stream_token_s: 600,
+            notifier_url: String::new(),
+        }
+    }
+}
+
+impl ServiceConfig for Config {
+    fn runtime(&self) -> RuntimeSections<'_> {
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let production = self.profile.is_production();
+        let mut problems = self.kafka.problems(production);
+        let sections = [
+            self.http.problems("http"),
+            self.admin.problems("admin"),
+            self.redis.problems(production),
+            self.postgres.problems(production),
+            self.auth.problems(production),
+        ];
+        problems.extend(sections.into_iter().flatten().map(|(path, problem)| Problem { path, problem }));
+        problems.extend(self.keys.ring().err().into_iter().flatten());
+        let claims = &self.claims;
+        let ranges = [
+            ("in_flight_max", claims.in_flight_max, 1, 1_000_000),
+            ("user_requests_per_s", claims.user_requests_per_s, 1, 10_000),
+            ("user_requests_burst", claims.user_requests_burst, 1, 10_000),
+            ("users_remembered_max", claims.users_remembered_max, 1, 100_000_000),
+            ("stream_token_s", claims.stream_token_s, 10, 86_400),
+        ];
+        for (key, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                problems.push(Problem::new(
+                    &format!("claims.{key}"),
+                    format!("must be {least}..={most}, is {value}"),
+                ));
+            }
+        }
+        problems
+    }
+}

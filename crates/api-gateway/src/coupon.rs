@@ -1,0 +1,166 @@
+//! `GET /v1/coupons/{coupon_id}`, its watermark, and the caller's own claims of it.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use coupon_domain::wire::PublishedState;
+use coupon_domain::{ClaimId, CouponId, CouponState, CouponStatus, Expiry};
+use infrastructure_http::headers::idempotency_key;
+use infrastructure_http::time::to_rfc3339;
+use infrastructure_http::{ClaimView, Problem};
+use serde::Serialize;
+
+use crate::Desk;
+use crate::broker_clock::BrokerNow;
+use crate::claim::{location, own_claims, parse_coupon};
+
+/// Where a coupon stands at this moment, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Its window has not opened.
+    Scheduled,
+    /// Claims are eligible.
+    Open,
+    /// Held back by an operator.
+    Paused,
+    /// Nothing left.
+    SoldOut,
+    /// Over.
+    Closed,
+}
+
+impl Phase {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Open => "open",
+            Self::Paused => "paused",
+            Self::SoldOut => "sold_out",
+            Self::Closed => "closed",
+        }
+    }
+
+    pub(crate) fn of(state: &CouponState, now: BrokerNow) -> Self {
+        let window = state.definition.window();
+        // The middle of the doubt is the best guess for something that is only shown.
+        let middle = now.earliest.plus_ms((now.latest.ms() - now.earliest.ms()) / 2);
+        match state.status {
+            CouponStatus::Closed | CouponStatus::Retired => Self::Closed,
+            _ if middle >= window.closes_at() => Self::Closed,
+            CouponStatus::Paused => Self::Paused,
+            CouponStatus::Active if middle < window.opens_at() => Self::Scheduled,
+            CouponStatus::Active if state.remaining() == 0 => Self::SoldOut,
+            CouponStatus::Active => Self::Open,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct CouponView<'a> {
+    coupon_id: CouponId,
+    name: &'a str,
+    status: Phase,
+    quantity: u32,
+    remaining: u32,
+    round: u8,
+    per_user_limit: u16,
+    opens_at: String,
+    closes_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_after_days: Option<u16>,
+}
+
+pub(crate) async fn get(
+    request: HttpRequest,
+    path: Path<String>,
+    desk: Data<Desk>,
+) -> Result<HttpResponse, Problem> {
+    desk.verifier.caller(&request)?;
+    let known = desk.known_coupon(parse_coupon(&path)?)?;
+    let (state, definition) = (&known.state, &known.state.definition);
+    let (expires_at, expires_after_days) = spell_expiry(definition.expiry());
+    let view = CouponView {
+        coupon_id: state.coupon_id,
+        name: definition.name(),
+        status: Phase::of(state, desk.broker_now()),
+        quantity: state.quantity,
+        remaining: state.remaining(),
+        round: state.round.number(),
+        per_user_limit: definition.per_user_limit(),
+        opens_at: to_rfc3339(definition.window().opens_at()),
+        closes_at: to_rfc3339(definition.window().closes_at()),
+        expires_at,
+        expires_after_days,
+    };
+    Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(view))
+}
+
+pub(crate) fn spell_expiry(expiry: Option<Expiry>) -> (Option<String>, Option<u16>) {
+    match expiry {
+        None => (None, None),
+        Some(Expiry::At(moment)) => (Some(to_rfc3339(moment)), None),
+        Some(Expiry::DaysAfterIssue(days)) => (None, Some(days)),
+    }
+}
+
+#[derive(Serialize)]
+struct WatermarkView {
+    coupon_id: CouponId,
+    status: Phase,
+    remaining: u32,
+    round: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decided_offset: Option<i64>,
+}
+
+/// Everybody's progress bar, in one public object that any cache may hold for a second.
+pub(crate) async fn watermark(path: Path<String>, desk: Data<Desk>) -> Result<HttpResponse, Problem> {
+    let known = desk.known_coupon(parse_coupon(&path)?)?;
+    let PublishedState { state, decided_offset } = known.as_ref();
+    let view = WatermarkView {
+        coupon_id: state.coupon_id,
+        status: Phase::of(state, desk.broker_now()),
+        remaining: state.remaining(),
+        round: state.round.number(),
+        decided_offset: decided_offset.map(coupon_domain::Offset::number),
+    };
+    Ok(HttpResponse::Ok().insert_header(("Cache-Control", "public, max-age=1")).json(view))
+}
+
+#[derive(Serialize)]
+struct OwnClaims {
+    coupon_id: CouponId,
+    /// The claim that pressing the button now would make, or make again.
+    claim_id: ClaimId,
+    location: String,
+    /// What is known of it and of the rounds before, the newest first; a claim without an answer here may still have one at its location.
+    claims: Vec<ClaimView>,
+}
+
+/// The caller's own claims: their ids are computable, so nothing is ever lost with a Location.
+pub(crate) async fn mine(
+    request: HttpRequest,
+    path: Path<String>,
+    desk: Data<Desk>,
+) -> Result<HttpResponse, Problem> {
+    let caller = desk.verifier.caller(&request)?;
+    let known = desk.known_coupon(parse_coupon(&path)?)?;
+    let claims = own_claims(&desk, &known.state, &caller.user_id, idempotency_key(&request)?)?;
+    let answers = desk.prefilter(&claims).await.map(|view| view.answers).unwrap_or_default();
+    let view_of = |claim_id: &ClaimId| {
+        let answer = answers.iter().find(|answer| answer.claim_id == *claim_id);
+        answer.map_or_else(|| ClaimView::pending(*claim_id), ClaimView::answered)
+    };
+    let Some(claim_id) = claims.first().copied() else {
+        return Err(Problem::new(infrastructure_http::Code::Internal, "a coupon has no round"));
+    };
+    let body = OwnClaims {
+        coupon_id: known.state.coupon_id,
+        claim_id,
+        location: location(&claim_id),
+        claims: claims.iter().map(view_of).collect(),
+    };
+    Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(body))
+}

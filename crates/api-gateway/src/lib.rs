@@ -1,0 +1,154 @@
+//! api-gateway: authenticates, refuses what is certain to fail, appends the claim, answers 202 with the ticket; and the operators' API on a listener of
+//! its own.
+//!
+//! It needs Kafka alone: without Redis a refusal is only advice, without PostgreSQL there are no drafts and lists.
+
+mod admin;
+mod append;
+mod broker_clock;
+mod claim;
+mod config;
+mod coupon;
+mod metrics;
+mod rate_limit;
+mod state_map;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::{self, Data};
+use coupon_domain::{KeyId, KeyRing};
+use infrastructure_http::{AdminVerifier, UserVerifier, listener};
+use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic};
+use infrastructure_postgres::Pool;
+use infrastructure_redis::ViewReader;
+use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
+
+pub use config::Config;
+
+use append::{Appender, InFlight};
+use broker_clock::{BrokerClock, BrokerNow};
+use metrics::ServiceMetrics;
+use rate_limit::UserRates;
+use state_map::StateMap;
+
+/// The name in metrics and logs.
+pub const NAME: &str = "api-gateway";
+
+/// The service.
+pub struct ApiGateway;
+
+/// What request handlers share.
+struct Desk {
+    context: Context<Config>,
+    verifier: UserVerifier,
+    admin_verifier: AdminVerifier,
+    keys: KeyRing,
+    active_key: KeyId,
+    states: Arc<StateMap>,
+    view: ViewReader,
+    pool: Pool,
+    appender: Appender,
+    broker_clock: Arc<BrokerClock>,
+    rates: UserRates,
+    in_flight: Limit,
+    metrics: Arc<ServiceMetrics>,
+}
+
+impl Desk {
+    fn broker_now(&self) -> BrokerNow {
+        self.broker_clock.now(self.context.clock.now())
+    }
+}
+
+impl Service for ApiGateway {
+    const NAME: &'static str = NAME;
+    const ABOUT: &'static str = "Takes claims and operators' commands into coupon.claims";
+
+    type Config = Config;
+
+    async fn run(context: Context<Config>) -> Result<(), Ended> {
+        let config = Arc::clone(&context.config);
+        let production = config.profile.is_production();
+        let metrics = Arc::new(ServiceMetrics::new(&context.metrics));
+        let limits = Limits::new(&context.metrics);
+        let (keys, active_key) =
+            config.keys.ring().map_err(|_| Ended::Refused("the keys cannot be used".to_owned()))?;
+        service_runtime::metrics::keys(&context.metrics, &keys);
+        let connection = Connection::new(config.kafka.clone(), NAME, metrics.kafka.clone());
+        if !preflight::await_topics(&context, &connection, production).await? {
+            return Ok(());
+        }
+        let layout = config.kafka.layout(production);
+        let states = Arc::new(StateMap::default());
+        state_map::start(&context, &connection, layout.name(Topic::State), &states, &metrics)?;
+        let broker_clock = Arc::new(BrokerClock::default());
+        let producer = Producer::new(&connection, ProducerPurpose::Claims).map_err(fatal)?;
+        let producer_depth = limits.depth_of("producer_messages", config.kafka.queue_messages_max);
+        let desk = Data::new(Desk {
+            verifier: UserVerifier::new(&config.auth.users()),
+            admin_verifier: AdminVerifier::new(&config.auth.users(), &config.auth.admin_audience),
+            view: ViewReader::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
+            pool: Pool::new(&config.postgres).map_err(fatal)?,
+            appender: Appender {
+                producer: producer.clone(),
+                topic: layout.name(Topic::Claims),
+                states: Arc::clone(&states),
+                broker_clock: Arc::clone(&broker_clock),
+                clock: context.clock.clone(),
+                metrics: Arc::clone(&metrics),
+                in_flight: InFlight::default(),
+            },
+            rates: UserRates::new(&config.claims, &limits),
+            in_flight: limits.limit("claims_in_flight", config.claims.in_flight_max),
+            context: context.clone(),
+            keys,
+            active_key,
+            states,
+            broker_clock,
+            metrics: Arc::clone(&metrics),
+        });
+
+        let drain = Duration::from_millis(config.ops.drain_ms_max.into());
+        let measured = metrics.request_seconds.clone();
+        let users = listener::serve(&config.http, "http", measured.clone(), drain, user_routes(&desk));
+        let admin = listener::serve(&config.admin, "admin", measured, drain, admin::routes(&desk));
+        let (users, admin) = (users.map_err(Ended::Configuration)?, admin.map_err(Ended::Configuration)?);
+        let handles = [users.handle(), admin.handle()];
+        let serving = [context.tasks.spawn("http", users), context.tasks.spawn("admin", admin)];
+
+        let mut every_second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = context.shutdown.requested() => break,
+                _ = every_second.tick() => {
+                    desk.rates.forget_the_quiet();
+                    producer_depth.set(producer.in_flight().try_into().unwrap_or(i64::MAX));
+                }
+            }
+        }
+        // Requests under way get their acknowledgement or their doubt.
+        for handle in handles {
+            handle.stop(true).await;
+        }
+        for server in serving {
+            drop(server.await);
+        }
+        Ok(())
+    }
+}
+
+fn user_routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static {
+    let desk = desk.clone();
+    move |app| {
+        app.app_data(desk.clone())
+            .route("/v1/coupons/{coupon_id}", web::get().to(coupon::get))
+            .route("/v1/coupons/{coupon_id}/watermark", web::get().to(coupon::watermark))
+            .route("/v1/coupons/{coupon_id}/claims", web::post().to(claim::post))
+            .route("/v1/coupons/{coupon_id}/claims/mine", web::get().to(coupon::mine));
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Ended {
+    Ended::Fatal(error.to_string())
+}

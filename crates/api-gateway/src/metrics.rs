@@ -1,0 +1,86 @@
+//! What the service measures.
+
+use infrastructure_http::Code;
+use infrastructure_kafka::KafkaMetrics;
+use infrastructure_redis::RedisMetrics;
+use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use service_runtime::{Metrics, catalogue, metrics};
+
+/// The service's collectors.
+pub(crate) struct ServiceMetrics {
+    pub(crate) kafka: KafkaMetrics,
+    pub(crate) redis: RedisMetrics,
+    pub(crate) request_seconds: HistogramVec,
+    pub(crate) accepted: IntCounter,
+    pub(crate) decided: IntCounter,
+    pub(crate) prefilter_hit: Histogram,
+    pub(crate) prefilter_miss: Histogram,
+    pub(crate) prefilter_timeout: Histogram,
+    pub(crate) prefilter_error: Histogram,
+    pub(crate) broker_clock_offset_seconds: Gauge,
+    pub(crate) watermark: IntGaugeVec,
+    postgres_up: IntGauge,
+    postgres_seconds: HistogramVec,
+    claims: IntCounterVec,
+}
+
+impl ServiceMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let up = metrics.int_gauges(&catalogue::DEPENDENCY_UP);
+        let claims = metrics.counters(&catalogue::CLAIMS_TOTAL);
+        for refusal in REFUSALS {
+            claims.with_label_values(&[result_of(refusal)]).inc_by(0);
+        }
+        let prefilter = metrics.histograms(&catalogue::PREFILTER_SECONDS);
+        Self {
+            kafka: metrics::kafka(metrics, &up),
+            redis: metrics::redis(metrics, &up),
+            request_seconds: metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS),
+            accepted: claims.with_label_values(&["accepted"]),
+            decided: claims.with_label_values(&["decided"]),
+            prefilter_hit: prefilter.with_label_values(&["hit"]),
+            prefilter_miss: prefilter.with_label_values(&["miss"]),
+            prefilter_timeout: prefilter.with_label_values(&["timeout"]),
+            prefilter_error: prefilter.with_label_values(&["error"]),
+            broker_clock_offset_seconds: metrics.gauge(&catalogue::BROKER_CLOCK_OFFSET_SECONDS),
+            watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
+            postgres_up: up.with_label_values(&["postgres"]),
+            postgres_seconds: metrics.histograms(&catalogue::POSTGRES_SECONDS),
+            claims,
+        }
+    }
+
+    /// A POST of a claim was answered with a problem.
+    pub(crate) fn refused(&self, code: Code) {
+        self.claims.with_label_values(&[result_of(code)]).inc();
+    }
+
+    pub(crate) fn postgres(&self, operation: &str, result: &str, seconds: f64) {
+        self.postgres_up.set(i64::from(result == "ok"));
+        self.postgres_seconds.with_label_values(&[operation, result]).observe(seconds);
+    }
+}
+
+const REFUSALS: [Code; 11] = [
+    Code::InvalidRequest,
+    Code::Unauthorized,
+    Code::UnknownCoupon,
+    Code::NotOpen,
+    Code::Paused,
+    Code::SoldOut,
+    Code::Closed,
+    Code::RateLimited,
+    Code::Overloaded,
+    Code::InDoubt,
+    Code::LogMismatch,
+];
+
+/// The catalogue's word for a refusal.
+fn result_of(code: Code) -> &'static str {
+    match code {
+        Code::InvalidRequest => "invalid",
+        Code::InDoubt => "doubt",
+        Code::NotAccepted => "overloaded",
+        other => other.as_str(),
+    }
+}

@@ -1,0 +1,75 @@
+//! The service's configuration.
+
+use infrastructure_kafka::KafkaSection;
+use infrastructure_postgres::PostgresSection;
+use serde::{Deserialize, Serialize};
+use service_runtime::{
+    KeysSection, LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig,
+};
+
+/// Everything that can be set.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What the installation is for.
+    pub profile: Profile,
+    /// Probes and metrics.
+    pub ops: OpsSection,
+    /// Logs.
+    pub log: LogSection,
+    /// Kafka.
+    pub kafka: KafkaSection,
+    /// PostgreSQL.
+    pub postgres: PostgresSection,
+    /// The secrets behind coupon codes.
+    pub keys: KeysSection,
+    /// Writing.
+    pub write: WriteSection,
+}
+
+/// The `write` section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WriteSection {
+    /// Most outcomes in a batch.
+    pub batch_records_max: u32,
+    /// Most batches that are prepared while one is being committed.
+    pub batches_waiting_max: u32,
+    /// A partition that stands still looks at its own row, and raises its beat, this often, in ms.
+    pub idle_interval_ms: u32,
+}
+
+impl Default for WriteSection {
+    fn default() -> Self {
+        Self { batch_records_max: 5_000, batches_waiting_max: 2, idle_interval_ms: 10_000 }
+    }
+}
+
+impl ServiceConfig for Config {
+    fn runtime(&self) -> RuntimeSections<'_> {
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let production = self.profile.is_production();
+        let mut problems = self.kafka.problems(production);
+        let postgres = self.postgres.problems(production);
+        problems.extend(postgres.into_iter().map(|(path, problem)| Problem { path, problem }));
+        problems.extend(self.keys.ring().err().into_iter().flatten());
+        let write = &self.write;
+        let ranges = [
+            ("batch_records_max", write.batch_records_max, 1, 50_000),
+            ("batches_waiting_max", write.batches_waiting_max, 1, 100),
+            ("idle_interval_ms", write.idle_interval_ms, 500, 60_000),
+        ];
+        for (key, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                problems.push(Problem::new(
+                    &format!("write.{key}"),
+                    format!("must be {least}..={most}, is {value}"),
+                ));
+            }
+        }
+        problems
+    }
+}

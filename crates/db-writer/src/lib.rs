@@ -1,0 +1,90 @@
+//! db-writer: writes what the log says into PostgreSQL, in batches, each in one statement with the partition's watermark.
+//!
+//! Each partition has a thread of its own ([`writer`]). It resumes from its own `partition_progress` row, never from Kafka's committed
+//! offsets, so a PostgreSQL that went back in time only means writing again. While one batch is being committed the next is
+//! prepared ([`prepare`]). What is committed is published ([`persisted`]).
+
+mod config;
+mod metrics;
+mod persisted;
+mod prepare;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use infrastructure_kafka::{Connection, Membership, Producer, ProducerPurpose, Topic};
+use service_runtime::partition::PartitionWorkers;
+use service_runtime::{Context, Ended, Service, preflight};
+
+pub use config::Config;
+
+use metrics::ServiceMetrics;
+use writer::{Shared, Writer};
+
+/// The name in metrics, logs and consumer groups.
+pub const NAME: &str = "db-writer";
+
+/// The service.
+pub struct DbWriter;
+
+impl Service for DbWriter {
+    const NAME: &'static str = NAME;
+    const ABOUT: &'static str = "Writes the outcomes of coupon.outcomes into PostgreSQL";
+
+    type Config = Config;
+
+    async fn run(context: Context<Config>) -> Result<(), Ended> {
+        let config = Arc::clone(&context.config);
+        let production = config.profile.is_production();
+        let metrics = ServiceMetrics::new(&context.metrics);
+        let keys = config.keys.ring().map_err(|_| Ended::Refused("the keys cannot be used".to_owned()))?;
+        service_runtime::metrics::keys(&context.metrics, &keys);
+        let connection = Connection::new(config.kafka.clone(), NAME, metrics.kafka.clone());
+        if !preflight::await_topics(&context, &connection, production).await?
+            || !preflight::await_schema(&context, &config.postgres).await?
+        {
+            return Ok(());
+        }
+        let layout = config.kafka.layout(production);
+        let outcomes_topic = layout.name(Topic::Outcomes);
+        let shared = Shared {
+            producer: Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?,
+            outcomes_topic: outcomes_topic.clone(),
+            persisted_topic: layout.name(Topic::Persisted),
+            runtime: tokio::runtime::Handle::current(),
+            context: context.clone(),
+            connection: connection.clone(),
+            keys,
+            metrics,
+        };
+        let job = Arc::new(Writer(Arc::new(shared)));
+        let handler = PartitionWorkers::new(job, &context.health, &context.tasks);
+        let workers = handler.workers();
+        let group = config.kafka.group(NAME);
+        let membership =
+            Membership::join(&connection, &group, &outcomes_topic, Box::new(handler)).map_err(fatal)?;
+
+        let mut every_second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = context.shutdown.requested() => break,
+                _ = every_second.tick() => {}
+            }
+            if membership.has_ended() {
+                break;
+            }
+            for (partition, next_outcome) in workers.progress() {
+                membership.commit(partition.number(), next_outcome.number());
+            }
+        }
+        // Leaving revokes all partitions, which stops their writers after the statement under way.
+        let patience = Duration::from_millis(config.ops.drain_ms_max.into());
+        tokio::task::block_in_place(|| membership.leave(patience)).map_err(fatal)?;
+        Ok(())
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Ended {
+    Ended::Fatal(error.to_string())
+}

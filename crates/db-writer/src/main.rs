@@ -1,0 +1,8 @@
+//! The db-writer process.
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    service_runtime::main::<db_writer::DbWriter>()
+}

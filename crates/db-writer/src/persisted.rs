@@ -1,0 +1,50 @@
+//! Publishing how far a partition is committed. Only the newest watermark counts, so those that come while one is under way
+//! are skipped.
+
+use coupon_domain::wire::{PersistedWatermark, encode_persisted};
+use infrastructure_kafka::{NewRecord, Producer};
+use service_runtime::{Ended, Tasks};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Publishes one partition's watermarks. Its task ends with it, after the last one was acknowledged.
+pub(crate) struct Publisher {
+    newest: watch::Sender<Option<PersistedWatermark>>,
+}
+
+impl Publisher {
+    pub(crate) fn start(runtime: &Handle, tasks: &Tasks, producer: Producer, topic: String) -> Self {
+        let (newest, changes) = watch::channel(None);
+        let _runtime = runtime.enter();
+        drop(tasks.spawn_essential("persisted", publish(changes, producer, topic)));
+        Self { newest }
+    }
+
+    pub(crate) fn publish(&self, watermark: PersistedWatermark) {
+        self.newest.send_replace(Some(watermark));
+    }
+}
+
+async fn publish(
+    mut changes: watch::Receiver<Option<PersistedWatermark>>,
+    producer: Producer,
+    topic: String,
+) -> Result<(), Ended> {
+    while changes.changed().await.is_ok() {
+        let Some(watermark) = changes.borrow_and_update().clone() else { continue };
+        let key = watermark.partition.to_string();
+        let payload = encode_persisted(&watermark);
+        let record = NewRecord {
+            topic: &topic,
+            partition: watermark.partition.number(),
+            key: key.as_bytes(),
+            payload: Some(&payload),
+            headers: &[],
+        };
+        producer
+            .append(record)
+            .await
+            .map_err(|error| Ended::Fatal(format!("a watermark was not acknowledged: {error}")))?;
+    }
+    Ok(())
+}

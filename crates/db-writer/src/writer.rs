@@ -1,0 +1,286 @@
+//! Writing a partition: connects, finds its own place, commits batch after batch, and keeps an eye on its row while nothing happens.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use coupon_domain::accept::LogBounds;
+use coupon_domain::wire::PersistedWatermark;
+use coupon_domain::{HaltReason, KeyRing, Offset, OutcomeWatermark, Partition};
+use infrastructure_kafka::{Connection as KafkaConnection, Producer, Reader};
+use infrastructure_postgres::batch::{Written, write_command, write_outcomes};
+use infrastructure_postgres::progress::{self, Progress};
+use infrastructure_postgres::{Connection, PostgresError, coupons};
+use service_runtime::partition::{Halt, Interrupted, PartitionJob, Worker};
+use service_runtime::{Context, Ended};
+
+use crate::config::Config;
+use crate::metrics::ServiceMetrics;
+use crate::persisted::Publisher;
+use crate::prepare::{Prepared, Preparer};
+
+/// How long the writer waits for a batch before its loop turns.
+const TURN: Duration = Duration::from_secs(1);
+
+/// What all partitions share.
+pub(crate) struct Shared {
+    pub(crate) context: Context<Config>,
+    pub(crate) connection: KafkaConnection,
+    pub(crate) producer: Producer,
+    pub(crate) outcomes_topic: String,
+    pub(crate) persisted_topic: String,
+    pub(crate) keys: KeyRing,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) metrics: ServiceMetrics,
+}
+
+/// Writing partitions.
+pub(crate) struct Writer(pub(crate) Arc<Shared>);
+
+impl PartitionJob for Writer {
+    fn run(&self, worker: &Worker) -> Result<Infallible, Interrupted> {
+        let (mut session, preparer) = Session::open(&self.0, worker)?;
+        let waiting_max = self.0.context.config.write.batches_waiting_max;
+        let (sender, batches) = sync_channel(usize::try_from(waiting_max).unwrap_or(1));
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let preparing =
+            self.0.context.tasks.thread(&format!("prepare-{}", worker.partition()), move || {
+                preparer.run(&sender, &stopped);
+                Ok(())
+            })?;
+        worker.is_ready();
+        let Err(interrupted) = session.write_all(&batches);
+        stop.store(true, Ordering::Release);
+        drop(batches);
+        while !preparing.is_finished() {
+            worker.turn();
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        Err(interrupted)
+    }
+
+    fn halted(&self, partition: Partition, reason: HaltReason) {
+        self.0.metrics.halted(partition, reason);
+    }
+
+    fn revoked(&self, partition: Partition) {
+        self.0.metrics.revoked(partition);
+    }
+}
+
+/// One connection's worth of writing.
+struct Session<'a> {
+    shared: &'a Shared,
+    worker: &'a Worker,
+    connection: Connection,
+    system_identifier: String,
+    watermark: OutcomeWatermark,
+    beat: i64,
+    publisher: Publisher,
+    last_activity: Instant,
+}
+
+impl<'a> Session<'a> {
+    /// Connects, loads the partition's own place, and prepares from there on.
+    fn open(shared: &'a Shared, worker: &'a Worker) -> Result<(Self, Preparer), Interrupted> {
+        let partition = worker.partition();
+        let section = &shared.context.config.postgres;
+        let opening = async {
+            let mut connection = Connection::open(section).await?;
+            let system_identifier = connection.system_identifier().await?;
+            let progress = progress::load_or_create(&mut connection, partition).await?;
+            let coupons = coupons::in_partition(&mut connection, partition).await?;
+            Ok((connection, system_identifier, progress, coupons))
+        };
+        let opened = worker.block_on(&shared.runtime, opening)?;
+        let (connection, system_identifier, progress, coupons) =
+            opened.map_err(|error| interruption(shared, error))?;
+        shared.metrics.postgres_up.set(1);
+
+        let reader = Reader::new(&shared.connection, &shared.outcomes_topic, "outcomes reader")?;
+        let found = reader.bounds(partition.number())?;
+        let offset = |number| Offset::new(number).map_err(|error| Interrupted::Wait(error.to_string()));
+        let bounds = LogBounds { start: offset(found.start)?, end: offset(found.end)? };
+        let start = progress.watermark.start_in(bounds).map_err(|reason| {
+            let place = progress.watermark.next_outcome_offset;
+            Halt::new(
+                reason,
+                format!("PostgreSQL has read up to {place}, but the outcomes log ends at {}", bounds.end),
+            )
+        })?;
+        reader.assign(&[(partition.number(), start.number())])?;
+        tracing::info!(%partition, offset = %start, next_src = %progress.watermark.next_src, "writing");
+
+        let config = &shared.context.config.write;
+        let preparer = Preparer {
+            partition,
+            reader,
+            keys: shared.keys.clone(),
+            definitions: coupons.into_iter().map(|state| (state.coupon_id, state.definition)).collect(),
+            watermark: progress.watermark,
+            last_record: progress.last_record,
+            batch_records_max: usize::try_from(config.batch_records_max).unwrap_or(1),
+            drain_seconds: shared.metrics.drain_seconds.clone(),
+        };
+        let publisher = Publisher::start(
+            &shared.runtime,
+            &shared.context.tasks,
+            shared.producer.clone(),
+            shared.persisted_topic.clone(),
+        );
+        let session = Self {
+            connection,
+            system_identifier,
+            watermark: progress.watermark,
+            beat: progress.beat,
+            publisher,
+            last_activity: Instant::now(),
+            shared,
+            worker,
+        };
+        session.publish();
+        Ok((session, preparer))
+    }
+
+    fn write_all(&mut self, batches: &Receiver<Prepared>) -> Result<Infallible, Interrupted> {
+        let idle = Duration::from_millis(self.shared.context.config.write.idle_interval_ms.into());
+        loop {
+            self.worker.turn();
+            self.worker.check_stop()?;
+            match batches.recv_timeout(TURN) {
+                Ok(Prepared::Interrupted(interrupted)) => return Err(self.reconsider(interrupted)?),
+                Ok(prepared) => self.write(prepared)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Ended::Fatal("the preparing thread ended".to_owned()).into());
+                }
+            }
+            if self.last_activity.elapsed() >= idle {
+                self.beat()?;
+            }
+        }
+    }
+
+    fn write(&mut self, prepared: Prepared) -> Result<(), Interrupted> {
+        let (shared, started) = (self.shared, Instant::now());
+        let connection = &mut self.connection;
+        let (written, to) = match &prepared {
+            Prepared::Outcomes { step, rows, .. } => {
+                (self.worker.block_on(&shared.runtime, write_outcomes(connection, step, rows))?, step.to)
+            }
+            Prepared::Command { step, outcome } => {
+                let (src_offset, appended_at, command, state) = outcome.as_ref();
+                let writing = write_command(connection, step, *src_offset, *appended_at, command, state);
+                (self.worker.block_on(&shared.runtime, writing)?, step.to)
+            }
+            Prepared::Interrupted(_) => return Ok(()),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        shared.metrics.statement(written.is_ok(), seconds);
+        match written.map_err(|error| interruption(shared, error))? {
+            Written::Conflict => {
+                shared.metrics.conflicts.inc();
+                let reason = "the watermark was moved by somebody else, or the database went back in time";
+                Err(Interrupted::Restart(reason.to_owned()))
+            }
+            Written::Committed { beat } => {
+                shared.metrics.write_seconds.observe(seconds);
+                self.count(&prepared);
+                self.moved(to, beat);
+                Ok(())
+            }
+        }
+    }
+
+    fn moved(&mut self, watermark: OutcomeWatermark, beat: i64) {
+        self.watermark = watermark;
+        self.beat = beat;
+        self.last_activity = Instant::now();
+        self.shared.metrics.postgres_up.set(1);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let partition = self.worker.partition();
+        let OutcomeWatermark { next_src, next_outcome_offset, chain } = self.watermark;
+        self.worker.done_up_to(next_outcome_offset);
+        self.shared.metrics.persisted(partition, next_src.number());
+        self.publisher.publish(PersistedWatermark {
+            partition,
+            next_src,
+            next_outcome_offset,
+            chain,
+            system_identifier: self.system_identifier.clone(),
+            beat: self.beat,
+        });
+    }
+
+    fn count(&self, prepared: &Prepared) {
+        let metrics = &self.shared.metrics;
+        let now = self.shared.context.clock.now().ms();
+        match prepared {
+            Prepared::Outcomes { rows, appended_at_ms, copies, .. } => {
+                metrics.claims_written.inc_by(rows.claims().try_into().unwrap_or(0));
+                metrics.coupons_written.inc_by(rows.issued().try_into().unwrap_or(0));
+                metrics.copies_skipped.inc_by(*copies);
+                metrics.batch_records.observe(u32::try_from(rows.claims()).unwrap_or(u32::MAX).into());
+                for appended_at in appended_at_ms {
+                    let elapsed = Duration::from_millis(u64::try_from(now - appended_at).unwrap_or(0));
+                    metrics.claim_to_persisted_seconds.observe(elapsed.as_secs_f64());
+                }
+            }
+            Prepared::Command { .. } => {
+                metrics.commands_written.inc();
+                metrics.batch_records.observe(1.0);
+            }
+            Prepared::Interrupted(_) => {}
+        }
+    }
+
+    /// While nothing happens: is the row still as it was left? A database that was put back in time says less than it did.
+    fn beat(&mut self) -> Result<(), Interrupted> {
+        let (partition, watermark) = (self.worker.partition(), self.watermark);
+        let raising = progress::beat(&mut self.connection, partition, &watermark);
+        let beat = self.worker.block_on(&self.shared.runtime, raising)?;
+        match beat.map_err(|error| interruption(self.shared, error))? {
+            Some(beat) => {
+                self.moved(watermark, beat);
+                Ok(())
+            }
+            None => Err(Interrupted::Restart("the watermark is not where it was left".to_owned())),
+        }
+    }
+
+    /// Before a gap is believed, the row is read again: it may be the database that went back, not the log that lost something.
+    fn reconsider(&mut self, interrupted: Interrupted) -> Result<Interrupted, Interrupted> {
+        if !matches!(interrupted, Interrupted::Halt(_)) {
+            return Ok(interrupted);
+        }
+        let partition = self.worker.partition();
+        let loading = progress::load(&mut self.connection, partition);
+        let found: Option<Progress> = self
+            .worker
+            .block_on(&self.shared.runtime, loading)?
+            .map_err(|error| interruption(self.shared, error))?;
+        match found {
+            Some(progress) if progress.watermark == self.watermark => Ok(interrupted),
+            _ => Ok(Interrupted::Restart("the watermark is not where it was left".to_owned())),
+        }
+    }
+}
+
+/// What an error of PostgreSQL means for the partition. A constraint's refusal is never skipped.
+fn interruption(shared: &Shared, error: PostgresError) -> Interrupted {
+    match error {
+        PostgresError::Constraint { .. } | PostgresError::Torn(_) => {
+            Interrupted::Halt(Halt::new(HaltReason::Constraint, error.to_string()))
+        }
+        PostgresError::Unreachable(_) | PostgresError::Schema(_) => {
+            shared.metrics.postgres_up.set(0);
+            Interrupted::Wait(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What answers look like once a claim was followed.
+
+use coupon_domain::ClaimId;
+use infrastructure_http::ClaimView;
+use infrastructure_http::time::to_rfc3339;
+use infrastructure_postgres::look_up::IssuedCoupon;
+use serde::Serialize;
+
+use crate::follow::Followed;
+
+/// What following a claim came to.
+pub(crate) fn followed(claim_id: ClaimId, followed: &Followed) -> ClaimView {
+    match followed {
+        Followed::Answer(answer) => ClaimView::answered(answer),
+        Followed::Parked(offset) => ClaimView::parked(claim_id, *offset),
+    }
+}
+
+/// The same with the issued coupon, where PostgreSQL holds it.
+pub(crate) fn with_coupon(view: ClaimView, issued: Option<IssuedCoupon>) -> ClaimView {
+    match issued {
+        Some(issued) => view.with_coupon(issued.code, issued.expires_at),
+        None => view,
+    }
+}
+
+/// The `persisted` event: the coupon is in the system of record.
+#[derive(Debug, Serialize)]
+pub(crate) struct PersistedView {
+    claim_id: ClaimId,
+    coupon_code: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+impl PersistedView {
+    pub(crate) fn new(claim_id: ClaimId, issued: IssuedCoupon) -> Self {
+        Self { claim_id, coupon_code: issued.code, expires_at: issued.expires_at.map(to_rfc3339) }
+    }
+}

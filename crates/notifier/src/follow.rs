@@ -1,0 +1,129 @@
+//! Following a claim to its answer: register, then look up.
+//!
+//! The waiter is registered with the tail first and T, the outcome offset that the tail reads next, is noted. From T on the
+//! tail tells. What lies before T is in the stores, or will be: they are looked at again every second until PostgreSQL says, in
+//! the same statement as the claim, that it reflects everything before T.
+//!
+//! Where the ticket is known and the tail has not come to it yet, the stores need not be asked at all: the log answers every record, so the
+//! answer to this press (a repeat, if the claim was decided before) is still to come past the tail. In a stampede that is nearly everybody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset};
+use infrastructure_http::{Code, Problem};
+use service_runtime::{Limit, Place};
+
+use crate::look_up::{Found, Stores};
+use crate::tail::{TailState, Tails};
+use crate::waiters::{Registration, Told, Waiters};
+
+/// How a claim was followed to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Followed {
+    /// The log has answered.
+    Answer(ClaimAnswer),
+    /// The claim's record could not be read and is parked.
+    Parked(Offset),
+}
+
+/// Follows claims.
+pub(crate) struct Follower {
+    pub(crate) tails: Arc<Tails>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) stores: Stores,
+    pub(crate) waiting: Limit,
+}
+
+/// A claim that is being followed.
+pub(crate) struct Following {
+    claim_id: ClaimId,
+    ticket: Option<Offset>,
+    tail: Arc<TailState>,
+    registration: Registration,
+    /// What the tail has not told lies before this outcome offset.
+    untold_before: Offset,
+    /// False where the answer to the ticket is certain to come past the tail.
+    must_look: bool,
+    _place: Place,
+}
+
+impl Follower {
+    /// Registers a waiter. `ticket` is where this press of the button was appended, where known: a deferral from before it is no answer.
+    pub(crate) fn register(&self, claim_id: ClaimId, ticket: Option<Offset>) -> Result<Following, Problem> {
+        let tail = self
+            .tails
+            .of(claim_id.coupon_id.partition())
+            .ok_or_else(|| Problem::new(Code::NotFound, "there is no such claim"))?;
+        let place = self.waiting.take().ok_or_else(|| {
+            Problem::new(Code::Overloaded, "as many clients as this process takes are waiting")
+        })?;
+        let registration = self.waiters.register(claim_id);
+        // Only now: whatever the tail reads from here on, it tells.
+        let untold_before = tail.next_offset();
+        let must_look = ticket.is_none_or(|ticket| ticket < tail.next_src());
+        Ok(Following { claim_id, ticket, tail, registration, untold_before, must_look, _place: place })
+    }
+
+    /// Waits for the answer. Never ends where there is none; the caller decides how long to wait.
+    pub(crate) async fn follow(&self, following: &mut Following, look_up_interval: Duration) -> Followed {
+        let mut next_look = tokio::time::interval(look_up_interval);
+        next_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looking = following.must_look;
+        // A closed coupon may have been retired: only once the stores hold nothing final is `closed` the answer.
+        let mut closed = None;
+        loop {
+            tokio::select! {
+                told = following.registration.told() => match told {
+                    Told::Parked(offset) => return Followed::Parked(offset),
+                    Told::Answer(answer) if answer.code == ClaimCode::Closed && !answer.is_final => {
+                        closed = Some(answer);
+                        following.untold_before = following.tail.next_offset();
+                        looking = true;
+                        next_look.reset_immediately();
+                    }
+                    Told::Answer(answer) if following.is_answered_by(&answer) => return Followed::Answer(answer),
+                    Told::Answer(_) => {}
+                },
+                _ = next_look.tick(), if looking || following.tail.is_halted() => {
+                    let found = self.stores.look_up(&following.claim_id, false).await;
+                    if let Some(answer) = found.answer.filter(|answer| following.is_answered_by(answer)) {
+                        return Followed::Answer(answer);
+                    }
+                    if found.complete_up_to.is_some_and(|offset| offset >= following.untold_before) {
+                        looking = false;
+                        if let Some(answer) = closed.filter(|_| found.retired) {
+                            return Followed::Answer(answer);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One look at the stores, for those who do not wait.
+    pub(crate) async fn look(&self, claim_id: &ClaimId, with_coupon: bool) -> Found {
+        self.stores.look_up(claim_id, with_coupon).await
+    }
+}
+
+impl Following {
+    /// Which claim.
+    pub(crate) fn claim_id(&self) -> &ClaimId {
+        &self.claim_id
+    }
+
+    /// The partition's tail.
+    pub(crate) fn tail(&self) -> &Arc<TailState> {
+        &self.tail
+    }
+
+    /// Where this press of the button was appended, where known.
+    pub(crate) fn ticket(&self) -> Option<Offset> {
+        self.ticket
+    }
+
+    fn is_answered_by(&self, answer: &ClaimAnswer) -> bool {
+        answer.is_final || self.ticket.is_none_or(|ticket| answer.decided_offset >= ticket)
+    }
+}

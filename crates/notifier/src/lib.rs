@@ -1,0 +1,125 @@
+//! notifier: answers "what became of my claim?", by GET and by server-sent events.
+//!
+//! Every replica tails all partitions of `coupon.outcomes` and `coupon.persisted` ([`tail`]) and keeps only the waiters that it has
+//! ([`waiters`]). A waiter is registered before the stores are looked at ([`follow`]), so an outcome that falls in between is not missed. Redis or
+//! PostgreSQL may be away: either one suffices, and the tail needs neither.
+
+mod answers;
+mod claims;
+mod config;
+mod events;
+mod follow;
+mod look_up;
+mod metrics;
+mod tail;
+mod waiters;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::{self, Data};
+use coupon_domain::ClaimAnswer;
+use infrastructure_http::{UserVerifier, listener};
+use infrastructure_kafka::{Connection, Topic};
+use infrastructure_postgres::Pool;
+use infrastructure_redis::ViewReader;
+use prometheus::Histogram;
+use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
+
+pub use config::Config;
+
+use follow::Follower;
+use look_up::Stores;
+use metrics::ServiceMetrics;
+use tail::Tails;
+use waiters::Waiters;
+
+/// The name in metrics and logs.
+pub const NAME: &str = "notifier";
+
+/// The service.
+pub struct Notifier;
+
+/// What request handlers share.
+struct Desk {
+    context: Context<Config>,
+    verifier: UserVerifier,
+    keys: coupon_domain::KeyRing,
+    follower: Follower,
+    streams: Limit,
+    metrics: Arc<ServiceMetrics>,
+}
+
+impl Desk {
+    /// A client that was waiting has been told.
+    fn told_at(&self, answer: &ClaimAnswer, histogram: &Histogram) {
+        let elapsed = self.context.clock.now().ms() - answer.decided_at.ms();
+        histogram.observe(Duration::from_millis(u64::try_from(elapsed).unwrap_or(0)).as_secs_f64());
+    }
+}
+
+impl Service for Notifier {
+    const NAME: &'static str = NAME;
+    const ABOUT: &'static str = "Tells users what became of their claims";
+
+    type Config = Config;
+
+    async fn run(context: Context<Config>) -> Result<(), Ended> {
+        let config = Arc::clone(&context.config);
+        let production = config.profile.is_production();
+        let metrics = Arc::new(ServiceMetrics::new(&context.metrics));
+        let limits = Limits::new(&context.metrics);
+        let keys = config.keys.ring().map_err(|_| Ended::Refused("the keys cannot be used".to_owned()))?;
+        service_runtime::metrics::keys(&context.metrics, &keys);
+        let connection = Connection::new(config.kafka.clone(), NAME, metrics.kafka.clone());
+        if !preflight::await_topics(&context, &connection, production).await? {
+            return Ok(());
+        }
+        let layout = config.kafka.layout(production);
+        let waiters = Arc::new(Waiters::default());
+        let tails = Arc::new(Tails::default());
+        tail::start(
+            &context,
+            &connection,
+            tail::Topics { outcomes: layout.name(Topic::Outcomes), persisted: layout.name(Topic::Persisted) },
+            &tails,
+            &waiters,
+            &metrics,
+        )?;
+        let stores = Stores {
+            view: ViewReader::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
+            pool: Pool::new(&config.postgres).map_err(fatal)?,
+            metrics: Arc::clone(&metrics),
+        };
+        let follower =
+            Follower { waiting: limits.limit("waiters", config.notify.waiters_max), tails, waiters, stores };
+        let desk = Data::new(Desk {
+            verifier: UserVerifier::new(&config.auth),
+            streams: limits.limit("sse_streams", config.notify.streams_max),
+            context: context.clone(),
+            keys,
+            follower,
+            metrics: Arc::clone(&metrics),
+        });
+        let drain = Duration::from_millis(config.ops.drain_ms_max.into());
+        let configure = move |app: &mut web::ServiceConfig| {
+            app.app_data(desk.clone())
+                .route("/v1/claims/{claim_id}", web::get().to(claims::get))
+                .route("/v1/claims/{claim_id}/events", web::get().to(events::stream));
+        };
+        let request_seconds = metrics.request_seconds.clone();
+        let server = listener::serve(&config.http, "http", request_seconds, drain, configure)
+            .map_err(Ended::Configuration)?;
+        let handle = server.handle();
+        let serving = context.tasks.spawn("http", server);
+        context.shutdown.requested().await;
+        // Streams end by themselves with a retry hint; what is being answered gets its time.
+        handle.stop(true).await;
+        drop(serving.await);
+        Ok(())
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Ended {
+    Ended::Fatal(error.to_string())
+}

@@ -1,0 +1,76 @@
+//! What the service measures.
+
+use coupon_domain::{HaltReason, Partition};
+use infrastructure_kafka::KafkaMetrics;
+use infrastructure_redis::RedisMetrics;
+use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use service_runtime::{Metrics, catalogue, metrics};
+
+/// The events of a stream.
+pub(crate) const EVENTS: [&str; 4] = ["position", "decided", "persisted", "end"];
+
+/// The service's collectors.
+pub(crate) struct ServiceMetrics {
+    pub(crate) kafka: KafkaMetrics,
+    pub(crate) redis: RedisMetrics,
+    pub(crate) request_seconds: HistogramVec,
+    pub(crate) told_by_stream_seconds: Histogram,
+    pub(crate) told_by_wait_seconds: Histogram,
+    postgres_up: IntGauge,
+    postgres_seconds: HistogramVec,
+    stream_seconds: HistogramVec,
+    events: IntCounterVec,
+    halted: IntGaugeVec,
+    watermark: IntGaugeVec,
+}
+
+impl ServiceMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let up = metrics.int_gauges(&catalogue::DEPENDENCY_UP);
+        let told = metrics.histograms(&catalogue::CLAIM_TO_TOLD_SECONDS);
+        let events = metrics.counters(&catalogue::SSE_EVENTS_TOTAL);
+        for event in EVENTS {
+            for result in ["sent", "dropped"] {
+                events.with_label_values(&[event, result]).inc_by(0);
+            }
+        }
+        Self {
+            kafka: metrics::kafka(metrics, &up),
+            redis: metrics::redis(metrics, &up),
+            request_seconds: metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS),
+            told_by_stream_seconds: told.with_label_values(&["sse"]),
+            told_by_wait_seconds: told.with_label_values(&["wait"]),
+            postgres_up: up.with_label_values(&["postgres"]),
+            postgres_seconds: metrics.histograms(&catalogue::POSTGRES_SECONDS),
+            stream_seconds: metrics.histograms(&catalogue::SSE_STREAM_SECONDS),
+            halted: metrics.int_gauges(&catalogue::PARTITION_HALTED),
+            watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
+            events,
+        }
+    }
+
+    pub(crate) fn event(&self, event: &str) {
+        self.events.with_label_values(&[event, "sent"]).inc();
+    }
+
+    pub(crate) fn event_dropped(&self, event: &str) {
+        self.events.with_label_values(&[event, "dropped"]).inc();
+    }
+
+    pub(crate) fn stream_ended(&self, reason: &str, seconds: f64) {
+        self.stream_seconds.with_label_values(&[reason]).observe(seconds);
+    }
+
+    pub(crate) fn postgres(&self, result: &str, seconds: f64) {
+        self.postgres_up.set(i64::from(result == "ok"));
+        self.postgres_seconds.with_label_values(&["look_up_claim", result]).observe(seconds);
+    }
+
+    pub(crate) fn halted(&self, partition: Partition, reason: HaltReason) {
+        self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(1);
+    }
+
+    pub(crate) fn watermark(&self, partition: Partition, next_src: i64) {
+        self.watermark.with_label_values(&[crate::NAME, partition.to_string().as_str()]).set(next_src);
+    }
+}

@@ -1,0 +1,217 @@
+//! Deciding: drain a batch, fold it, publish all outcomes, await the acknowledgements, then tell states and view.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coupon_domain::wire::encode_outcome;
+use coupon_domain::{ClaimAnswer, CouponId, HaltReason, Ledger, Offset, Outcome};
+use infrastructure_kafka::{AppendError, Batch, NewRecord, Reader};
+use parking_lot::Mutex;
+use service_runtime::Ended;
+use service_runtime::partition::{Halt, Interrupted};
+
+use crate::decode::{Decoded, decode};
+use crate::resume::Resumed;
+use crate::state::StatePublisher;
+use crate::view::View;
+use crate::worker::Desk;
+
+/// How long a poll waits for the first record of a batch. The loop turns at least this often.
+const POLL: Duration = Duration::from_millis(100);
+const ACKNOWLEDGEMENT_POLL: Duration = Duration::from_secs(1);
+
+/// A partition while it is being decided.
+pub(crate) struct Line<'a> {
+    desk: Desk<'a>,
+    ledger: Arc<Mutex<Ledger>>,
+    reader: Reader,
+    states: StatePublisher<'a>,
+    view: View,
+    next_src: Offset,
+}
+
+/// What a batch left behind.
+#[derive(Default)]
+struct Decided {
+    touched: Vec<CouponId>,
+    deferrals: Vec<ClaimAnswer>,
+    appended_at_ms: Vec<i64>,
+}
+
+impl<'a> Line<'a> {
+    pub(crate) fn new(desk: Desk<'a>, resumed: Resumed) -> Self {
+        let next_src = resumed.ledger.next_src();
+        let ledger = Arc::new(Mutex::new(resumed.ledger));
+        Self {
+            states: StatePublisher::new(desk),
+            view: View::start(desk, Arc::clone(&ledger)),
+            reader: resumed.reader,
+            ledger,
+            desk,
+            next_src,
+        }
+    }
+
+    /// The first undecided offset.
+    pub(crate) fn next_src(&self) -> Offset {
+        self.next_src
+    }
+
+    /// On assignment: every live coupon's state and view are said again, which heals whatever a zombie left last.
+    pub(crate) fn take_over(&mut self) -> Result<(), Interrupted> {
+        self.view.refresh_all(&self.ledger.lock());
+        self.states.publish(&self.ledger)
+    }
+
+    /// One batch, possibly empty.
+    pub(crate) fn turn(&mut self) -> Result<(), Interrupted> {
+        let (records, halt) = self.drain()?;
+        if !records.is_empty() {
+            let decided = self.decide(records)?;
+            self.settle(&decided);
+        }
+        if let Some(halt) = halt {
+            return Err(halt.into());
+        }
+        self.states.publish(&self.ledger)?;
+        self.view.refresh_due(&self.ledger);
+        Ok(())
+    }
+
+    /// Takes what is there. A record that halts the partition ends the batch: what stands before it is still decided.
+    fn drain(&self) -> Result<(Vec<Decoded>, Option<Halt>), Interrupted> {
+        let most = self.desk.shared.context.config.decide.batch_records_max;
+        let (mut records, mut halt, mut started) = (Vec::new(), None, Instant::now());
+        let mut expected = self.next_src;
+        self.reader.drain(usize::try_from(most).unwrap_or(1), POLL, |view| {
+            if records.is_empty() {
+                // The wait for the first record is no work.
+                started = Instant::now();
+            }
+            match decode(self.desk.partition(), &view) {
+                Ok(decoded) if decoded.record.src_offset == expected => {
+                    expected = expected.next();
+                    records.push(decoded);
+                    return ControlFlow::Continue(());
+                }
+                Ok(decoded) => {
+                    let found = decoded.record.src_offset;
+                    halt = Some(Halt::new(HaltReason::OffsetGap, format!("after {expected} comes {found}")));
+                }
+                Err(stop) => halt = Some(stop),
+            }
+            ControlFlow::Break(())
+        })?;
+        if !records.is_empty() {
+            self.desk.shared.metrics.drain_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        Ok((records, halt))
+    }
+
+    fn decide(&mut self, records: Vec<Decoded>) -> Result<Decided, Interrupted> {
+        let (shared, started) = (self.desk.shared, Instant::now());
+        self.bury(&records)?;
+        let outcomes = self.fold(records)?;
+        let (mut batch, mut decided) = (shared.producer.batch(), Decided::default());
+        for outcome in &outcomes {
+            self.publish(&mut batch, outcome)?;
+            decided.note(outcome);
+            shared.metrics.decided(outcome.code(), outcome.is_new());
+        }
+        let count = u32::try_from(outcomes.len()).unwrap_or(u32::MAX);
+        shared.metrics.batch_records.observe(count.into());
+        shared.metrics.fold_seconds.observe(started.elapsed().as_secs_f64());
+        let waiting = Instant::now();
+        self.await_acknowledgements(&batch)?;
+        shared.metrics.publish_seconds.observe(waiting.elapsed().as_secs_f64());
+        Ok(decided)
+    }
+
+    fn fold(&mut self, records: Vec<Decoded>) -> Result<Vec<Outcome>, Interrupted> {
+        let mut ledger = self.ledger.lock();
+        let mut outcomes = Vec::with_capacity(records.len());
+        for decoded in records {
+            let outcome = ledger
+                .fold(decoded.record)
+                .map_err(|error| Interrupted::Halt(Halt::new(HaltReason::OffsetGap, error.to_string())))?;
+            outcomes.push(outcome);
+        }
+        self.next_src = ledger.next_src();
+        Ok(outcomes)
+    }
+
+    /// Copies what cannot be read to the dead-letter queue, before its outcome says so.
+    fn bury(&self, records: &[Decoded]) -> Result<(), Interrupted> {
+        let letters: Vec<_> = records.iter().filter_map(|decoded| decoded.dead_letter.clone()).collect();
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let shared = self.desk.shared;
+        shared.dead_letters.write(&letters, &mut || self.desk.worker.turn()).map_err(|error| lost(&error))?;
+        for letter in &letters {
+            tracing::warn!(
+                partition = letter.origin_partition,
+                offset = letter.origin_offset,
+                code = letter.reason,
+                "a record cannot be read; its copy is in the dead-letter queue: {}",
+                letter.problem
+            );
+            let labels = [shared.claims_topic.as_str(), letter.reason];
+            shared.metrics.dead_letters.with_label_values(&labels).inc();
+        }
+        Ok(())
+    }
+
+    fn publish(&self, batch: &mut Batch<'_>, outcome: &Outcome) -> Result<(), Interrupted> {
+        let payload = encode_outcome(outcome);
+        let coupon_id = outcome.coupon_id().map(|coupon_id| coupon_id.to_string());
+        let record = NewRecord {
+            topic: &self.desk.shared.outcomes_topic,
+            partition: self.desk.partition().number(),
+            key: coupon_id.as_deref().unwrap_or_default().as_bytes(),
+            payload: Some(&payload),
+            headers: &[],
+        };
+        batch.produce(record, &mut || self.desk.worker.turn()).map_err(|error| lost(&error))
+    }
+
+    fn await_acknowledgements(&self, batch: &Batch<'_>) -> Result<(), Interrupted> {
+        while batch.wait(ACKNOWLEDGEMENT_POLL).map_err(|error| lost(&error))?.is_err() {
+            self.desk.worker.turn();
+        }
+        Ok(())
+    }
+
+    /// The batch is durable: now others may hear of it.
+    fn settle(&mut self, decided: &Decided) {
+        let shared = self.desk.shared;
+        let now = shared.context.clock.now().ms();
+        for appended_at in &decided.appended_at_ms {
+            let elapsed = Duration::from_millis(u64::try_from(now - appended_at).unwrap_or(0));
+            shared.metrics.claim_to_decided_seconds.observe(elapsed.as_secs_f64());
+        }
+        shared.metrics.watermark("outcomes", self.desk.partition(), self.next_src.number());
+        self.view.advance(&self.ledger.lock(), &decided.touched, &decided.deferrals);
+    }
+}
+
+/// A record that was not acknowledged may or may not be in the log; the restart finds out.
+fn lost(error: &AppendError) -> Interrupted {
+    Interrupted::Ended(Ended::Fatal(format!("an outcome was not acknowledged: {error}")))
+}
+
+impl Decided {
+    fn note(&mut self, outcome: &Outcome) {
+        self.appended_at_ms.push(outcome.appended_at.ms());
+        let Some(coupon_id) = outcome.coupon_id() else {
+            return;
+        };
+        // Batches speak of few coupons, and mostly of the same one again.
+        if !self.touched.iter().rev().any(|touched| *touched == coupon_id) {
+            self.touched.push(coupon_id);
+        }
+        self.deferrals
+            .extend(ClaimAnswer::of(outcome).filter(|answer| !answer.is_final && answer.code.is_deferral()));
+    }
+}

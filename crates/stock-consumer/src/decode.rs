@@ -1,0 +1,68 @@
+//! From bytes to records of the line.
+
+use coupon_domain::ledger::{Body, LogRecord};
+use coupon_domain::outcome::InvalidReason;
+use coupon_domain::wire::{Input, Unreadable, decode_claims_record};
+use coupon_domain::{CouponId, HaltReason, Offset, Partition, Timestamp};
+use infrastructure_kafka::{DeadLetter, RecordView};
+
+use service_runtime::partition::Halt;
+
+/// A record, and its copy for the dead-letter queue where it cannot be read.
+pub(crate) struct Decoded {
+    pub(crate) record: LogRecord,
+    pub(crate) dead_letter: Option<DeadLetter>,
+}
+
+/// Reads a record of `coupon.claims`.
+pub(crate) fn decode(partition: Partition, view: &RecordView<'_>) -> Result<Decoded, Halt> {
+    let src_offset =
+        Offset::new(view.offset()).map_err(|error| Halt::new(HaltReason::LogMismatch, error.to_string()))?;
+    let appended_at = view.append_time_ms().and_then(|ms| Timestamp::from_ms(ms).ok()).ok_or_else(|| {
+        Halt::new(
+            HaltReason::LogMismatch,
+            format!("the record at {src_offset} has no append time of the broker"),
+        )
+    })?;
+    let (body, invalid) = match decode_claims_record(view.payload()) {
+        Ok(input) => {
+            let home = coupon_of(&input).partition();
+            let invalid = (home != partition)
+                .then(|| (InvalidReason::WrongPartition, format!("its coupon belongs to partition {home}")));
+            (Body::Readable(input), invalid)
+        }
+        Err(Unreadable::Invalid { claim_id, problem }) => {
+            (Body::Undecodable(claim_id), Some((InvalidReason::Undecodable, problem)))
+        }
+        Err(newer @ Unreadable::Newer { .. }) => {
+            let detail = format!("the record at {src_offset}: {newer}");
+            return Err(Halt::new(HaltReason::NewerVersion, detail));
+        }
+    };
+    let dead_letter = invalid.map(|(reason, problem)| DeadLetter {
+        origin_partition: view.partition(),
+        origin_offset: view.offset(),
+        origin_time_ms: appended_at.ms(),
+        key: view.key().map(<[u8]>::to_vec),
+        payload: view.payload().map(<[u8]>::to_vec),
+        claim_id: claim_id_of(&body),
+        reason: reason.as_str(),
+        problem,
+    });
+    Ok(Decoded { record: LogRecord { src_offset, appended_at, body }, dead_letter })
+}
+
+fn coupon_of(input: &Input) -> CouponId {
+    match input {
+        Input::Claim(claim) => claim.claim_id.coupon_id,
+        Input::Command(command) => command.command_id.coupon_id,
+    }
+}
+
+fn claim_id_of(body: &Body) -> Option<String> {
+    match body {
+        Body::Readable(Input::Claim(claim)) => Some(claim.claim_id.to_string()),
+        Body::Readable(Input::Command(_)) => None,
+        Body::Undecodable(claim_id) => claim_id.map(|claim_id| claim_id.to_string()),
+    }
+}

@@ -1,0 +1,100 @@
+//! stock-consumer: folds its partitions of `coupon.claims`, says one outcome per record, in order, publishes coupon states, and
+//! refreshes the Redis view.
+//!
+//! Each partition has a thread of its own ([`worker`]): it resumes from PostgreSQL's checkpoint and the outcomes log
+//! ([`resume`]), then decides batch by batch ([`decide`]). The view is a task beside it ([`view`]), so that a hanging Redis never slows a decision.
+//! A delivery error or an unrecoverable client ends the process: its restart is the recovery. A halt stops its partition alone.
+
+mod config;
+mod decide;
+mod decode;
+mod metrics;
+mod resume;
+mod state;
+mod view;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use infrastructure_kafka::{Connection, DeadLetterWriter, Membership, Producer, ProducerPurpose, Topic};
+use infrastructure_redis::{ViewMaintenance, ViewWriter};
+use service_runtime::partition::PartitionWorkers;
+use service_runtime::{Context, Ended, Service, preflight};
+
+pub use config::Config;
+
+use metrics::ServiceMetrics;
+use worker::{Decider, Shared};
+
+/// The name in metrics, logs and consumer groups.
+pub const NAME: &str = "stock-consumer";
+
+/// The service.
+pub struct StockConsumer;
+
+impl Service for StockConsumer {
+    const NAME: &'static str = NAME;
+    const ABOUT: &'static str = "Decides the lines of coupon.claims and says what becomes of each record";
+
+    type Config = Config;
+
+    async fn run(context: Context<Config>) -> Result<(), Ended> {
+        let config = Arc::clone(&context.config);
+        let production = config.profile.is_production();
+        let metrics = ServiceMetrics::new(&context.metrics);
+        let connection = Connection::new(config.kafka.clone(), NAME, metrics.kafka.clone());
+        if !preflight::await_topics(&context, &connection, production).await? {
+            return Ok(());
+        }
+        let layout = config.kafka.layout(production);
+        let producer = Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?;
+        let claims_topic = layout.name(Topic::Claims);
+        let shared = Arc::new(Shared {
+            dead_letters: DeadLetterWriter::new(
+                producer.clone(),
+                layout.name(Topic::DeadLetters),
+                claims_topic.clone(),
+                NAME,
+                service_runtime::RELEASE,
+            ),
+            claims_topic: claims_topic.clone(),
+            outcomes_topic: layout.name(Topic::Outcomes),
+            state_topic: layout.name(Topic::State),
+            view_writer: ViewWriter::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
+            view_maintenance: ViewMaintenance::new(&config.redis).map_err(fatal)?,
+            runtime: tokio::runtime::Handle::current(),
+            context: context.clone(),
+            connection: connection.clone(),
+            producer,
+            metrics,
+        });
+        let handler = PartitionWorkers::new(Arc::new(Decider(shared)), &context.health, &context.tasks);
+        let workers = handler.workers();
+        let group = config.kafka.group(NAME);
+        let membership =
+            Membership::join(&connection, &group, &claims_topic, Box::new(handler)).map_err(fatal)?;
+
+        let mut every_second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = context.shutdown.requested() => break,
+                _ = every_second.tick() => {}
+            }
+            if membership.has_ended() {
+                break;
+            }
+            for (partition, next_src) in workers.progress() {
+                membership.commit(partition.number(), next_src.number());
+            }
+        }
+        // Leaving revokes all partitions, which stops their workers after the batch under way.
+        let patience = Duration::from_millis(config.ops.drain_ms_max.into());
+        tokio::task::block_in_place(|| membership.leave(patience)).map_err(fatal)?;
+        Ok(())
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Ended {
+    Ended::Fatal(error.to_string())
+}

@@ -1,0 +1,201 @@
+//! Starting a partition: carries out what [`coupon_domain::resume`] decides.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use coupon_domain::accept::LogBounds;
+use coupon_domain::ledger::{Checkpoint, DefaultHasher};
+use coupon_domain::resume::{
+    self, Base, Handshake, LastOutcome, RecordIdentity, Replay, Stop, Stored, last_word,
+};
+use coupon_domain::wire::{RecordError, decode_outcome};
+use coupon_domain::{HaltReason, Ledger, Offset};
+use infrastructure_kafka::Reader;
+use infrastructure_postgres::{Connection, PostgresError, checkpoint};
+
+use service_runtime::partition::{Halt, Interrupted};
+
+use crate::decode::decode;
+use crate::worker::Desk;
+
+/// Records that are looked at between two turns of the loop.
+const RECORDS_PER_TURN: usize = 10_000;
+const READ_WAIT: Duration = Duration::from_secs(1);
+
+/// A partition that can be decided from here on.
+pub(crate) struct Resumed {
+    pub(crate) ledger: Ledger,
+    /// Stands at the first undecided record.
+    pub(crate) reader: Reader,
+}
+
+/// Finds where the partition stands and replays up to there.
+pub(crate) fn resume(desk: Desk<'_>) -> Result<Resumed, Interrupted> {
+    let (shared, partition) = (desk.shared, desk.partition());
+    let claims = Reader::new(&shared.connection, &shared.claims_topic, "claims reader")?;
+    let outcomes = Reader::new(&shared.connection, &shared.outcomes_topic, "outcomes reader")?;
+    let claims_bounds = bounds(&claims, desk)?;
+    let outcomes_bounds = bounds(&outcomes, desk)?;
+    desk.worker.turn();
+
+    let (stored, checkpoint) = load_checkpoint(desk)?;
+    let base = resume::choose_base(stored, claims_bounds, outcomes_bounds)
+        .map_err(|stop| stopped(stop, "choosing the ledger to begin with"))?;
+    let watermark = base.watermark(partition);
+    let last = find_last_word(desk, &outcomes, watermark.next_outcome_offset, outcomes_bounds)?;
+    // Claims may have been appended, and outcomes said, since the bounds were asked.
+    let claims_bounds = bounds(&claims, desk)?;
+    let plan = resume::plan_replay(partition, &base, last, claims_bounds)
+        .map_err(|stop| stopped(stop, "comparing the store with the logs"))?;
+
+    let ledger = match checkpoint {
+        Some(checkpoint) if matches!(base, Base::Checkpoint { .. }) => {
+            Ledger::restore(checkpoint, DefaultHasher::default())
+                .map_err(|error| Halt::new(HaltReason::Constraint, error.to_string()))?
+        }
+        _ => Ledger::new(partition),
+    };
+    replay(desk, claims, ledger, &plan)
+}
+
+fn bounds(reader: &Reader, desk: Desk<'_>) -> Result<LogBounds, Interrupted> {
+    let found = reader.bounds(desk.partition().number())?;
+    let offset = |number| Offset::new(number).map_err(|error| Interrupted::Wait(error.to_string()));
+    Ok(LogBounds { start: offset(found.start)?, end: offset(found.end)? })
+}
+
+fn stopped(stop: Stop, doing: &str) -> Interrupted {
+    match stop {
+        Stop::Wait(waiting) => Interrupted::Wait(waiting.as_str().to_owned()),
+        Stop::Halt(reason) => Interrupted::Halt(Halt::new(reason, format!("found while {doing}"))),
+    }
+}
+
+/// Asks PostgreSQL, turning the loop meanwhile: a large checkpoint takes a while.
+fn load_checkpoint(desk: Desk<'_>) -> Result<(Stored, Option<Checkpoint>), Interrupted> {
+    let section = desk.shared.context.config.postgres.clone();
+    let partition = desk.partition();
+    let loading = async {
+        let mut connection = Connection::open(&section).await?;
+        checkpoint::load(&mut connection, partition).await
+    };
+    let loaded = desk.worker.block_on(&desk.shared.runtime, loading)?;
+    let up = &desk.shared.metrics.postgres_up;
+    match loaded {
+        Ok(None) => {
+            up.set(1);
+            Ok((Stored::Nothing, None))
+        }
+        Ok(Some(stored)) => {
+            up.set(1);
+            let progress = Stored::Progress {
+                watermark: stored.progress.watermark,
+                last_record: stored.progress.last_record,
+            };
+            Ok((progress, Some(stored.checkpoint)))
+        }
+        Err(PostgresError::Torn(problem)) => Err(Halt::new(HaltReason::Constraint, problem).into()),
+        Err(error) => {
+            up.set(0);
+            tracing::warn!(%partition, "going on without a checkpoint: {error}");
+            Ok((Stored::Unreachable, None))
+        }
+    }
+}
+
+/// Reads the outcomes from the one before the store's place to the end; the highest is the last word.
+fn find_last_word(
+    desk: Desk<'_>,
+    outcomes: &Reader,
+    stored_next: Offset,
+    bounds: LogBounds,
+) -> Result<Option<LastOutcome>, Interrupted> {
+    let from = stored_next.previous().unwrap_or(Offset::ZERO).max(bounds.start);
+    let (mut last, mut next) = (None, from.number());
+    if from >= bounds.end {
+        return Ok(None);
+    }
+    outcomes.assign(&[(desk.partition().number(), next)])?;
+    while next < bounds.end.number() {
+        let mut broken = None;
+        outcomes.drain(RECORDS_PER_TURN, READ_WAIT, |record| {
+            next = record.offset() + 1;
+            match decode_outcome(record.payload().unwrap_or_default()) {
+                Ok(outcome) => {
+                    let word = LastOutcome { src_offset: outcome.src_offset, chain: outcome.chain };
+                    last = Some(last_word(last, word));
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    broken = Some(unreadable_outcome(record.offset(), &error));
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(halt) = broken {
+            return Err(halt.into());
+        }
+        desk.worker.turn();
+        desk.worker.check_stop()?;
+    }
+    Ok(last)
+}
+
+fn unreadable_outcome(offset: i64, error: &RecordError) -> Halt {
+    let reason = match error {
+        RecordError::NewerVersion { .. } => HaltReason::NewerVersion,
+        RecordError::Malformed(_) => HaltReason::ChainMismatch,
+    };
+    Halt::new(reason, format!("the outcome at {offset}: {error}"))
+}
+
+/// Folds the records up to the last word without saying anything, and compares the chains there.
+fn replay(desk: Desk<'_>, reader: Reader, mut ledger: Ledger, plan: &Replay) -> Result<Resumed, Interrupted> {
+    let partition = desk.partition();
+    let start = match &plan.handshake {
+        Handshake::Record { offset, .. } => *offset,
+        Handshake::NotNeeded => plan.from,
+    };
+    reader.assign(&[(partition.number(), start.number())])?;
+    let mut handshake = match &plan.handshake {
+        Handshake::Record { identity, .. } => Some(identity),
+        Handshake::NotNeeded => None,
+    };
+    while handshake.is_some() || ledger.next_src() < plan.next_undecided {
+        let left = plan.next_undecided.since(ledger.next_src()) + u64::from(handshake.is_some());
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(RECORDS_PER_TURN);
+        let mut broken = None;
+        reader.drain(most, READ_WAIT, |view| {
+            let step = decode(partition, &view).and_then(|decoded| match handshake.take() {
+                Some(identity) => {
+                    let found = RecordIdentity::of_record(partition, &decoded.record);
+                    let detail =
+                        format!("the record at {} is not the one that the store knows", view.offset());
+                    resume::check_handshake(identity, &found).map_err(|reason| Halt::new(reason, detail))
+                }
+                None => match ledger.fold(decoded.record) {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(Halt::new(HaltReason::OffsetGap, error.to_string())),
+                },
+            });
+            match step {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(halt) => {
+                    broken = Some(halt);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(halt) = broken {
+            return Err(halt.into());
+        }
+        desk.worker.turn();
+        desk.worker.check_stop()?;
+    }
+    resume::check_chain(plan.chain, ledger.chain()).map_err(|reason| {
+        Halt::new(reason, format!("the fold up to {} does not give what was said there", plan.next_undecided))
+    })?;
+    let replayed = plan.next_undecided.since(plan.from);
+    tracing::info!(%partition, replayed, offset = %plan.next_undecided, "replayed");
+    Ok(Resumed { ledger, reader })
+}

@@ -1,0 +1,315 @@
+//! Refreshing the Redis view, by a task of its own: nothing here slows a decision.
+//!
+//! The worker says how far each coupon is durable; the task reads "ranks a to b" from the ledger and writes them. Nothing is queued but
+//! deferrals, so a Redis that is away for long costs only the catching up.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coupon_domain::view_sync::{Durable, Reply, Step, ViewSync, ViewWatermark};
+use coupon_domain::{ClaimAnswer, CouponId, CouponStatus, Ledger, Offset, Partition};
+use infrastructure_redis::writer::CLAIMS_PER_SCRIPT_MAX;
+use infrastructure_redis::{CouponCounts, ViewWrite};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::worker::{Desk, Shared};
+
+/// After Redis did not answer, the task tries again this much later.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// The worker's side.
+pub(crate) struct View {
+    board: Arc<Board>,
+    deferrals_max: usize,
+    refresh_interval: Duration,
+    refreshed: Instant,
+    shared: Arc<Shared>,
+    _end_with_the_line: DropGuard,
+}
+
+/// Where worker and task meet.
+#[derive(Default)]
+struct Board {
+    wanted: Mutex<Wanted>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Wanted {
+    coupons: HashMap<CouponId, Target>,
+    deferrals: VecDeque<ClaimAnswer>,
+    retired: Vec<CouponId>,
+}
+
+/// Up to where a coupon's view shall go, and what its hash shall say then.
+#[derive(Clone, Copy)]
+struct Target {
+    durable: Durable,
+    counts: CouponCounts,
+}
+
+impl View {
+    /// Starts the task. It ends when the view is dropped.
+    pub(crate) fn start(desk: Desk<'_>, ledger: Arc<Mutex<Ledger>>) -> Self {
+        let shared = Arc::clone(desk.shared);
+        let config = &shared.context.config.decide;
+        let (board, end) = (Arc::<Board>::default(), CancellationToken::new());
+        let task = Task {
+            syncs: HashMap::new(),
+            board: Arc::clone(&board),
+            partition: desk.partition(),
+            shared: Arc::clone(&shared),
+            ledger,
+        };
+        let ended = end.clone();
+        let _runtime = shared.runtime.enter();
+        shared.context.tasks.spawn("view", async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = task.run() => {}
+            }
+        });
+        Self {
+            board,
+            deferrals_max: usize::try_from(config.view_deferrals_max).unwrap_or(0),
+            refresh_interval: Duration::from_millis(config.refresh_interval_ms.into()),
+            refreshed: Instant::now(),
+            shared: Arc::clone(&shared),
+            _end_with_the_line: end.drop_guard(),
+        }
+    }
+
+    /// A batch is durable. `ledger` holds nothing that is not.
+    pub(crate) fn advance(&self, ledger: &Ledger, touched: &[CouponId], deferrals: &[ClaimAnswer]) {
+        let mut wanted = self.board.wanted.lock();
+        for coupon_id in touched {
+            wanted.aim(ledger, *coupon_id);
+        }
+        wanted.deferrals.extend(deferrals);
+        while wanted.deferrals.len() > self.deferrals_max {
+            wanted.deferrals.pop_front();
+            self.shared.metrics.view_deferrals_dropped.inc();
+        }
+        drop(wanted);
+        self.board.changed.notify_one();
+    }
+
+    /// Lets every live coupon's view be compared and brought up, though nothing else happens: a quiet view heals too.
+    pub(crate) fn refresh_all(&mut self, ledger: &Ledger) {
+        self.refreshed = Instant::now();
+        let mut wanted = self.board.wanted.lock();
+        let coupons: Vec<CouponId> = ledger.coupons().map(|state| state.coupon_id).collect();
+        for coupon_id in coupons {
+            wanted.aim(ledger, coupon_id);
+        }
+        drop(wanted);
+        self.board.changed.notify_one();
+    }
+
+    /// [`View::refresh_all`], when it is time.
+    pub(crate) fn refresh_due(&mut self, ledger: &Mutex<Ledger>) {
+        if self.refreshed.elapsed() >= self.refresh_interval {
+            self.refresh_all(&ledger.lock());
+        }
+    }
+}
+
+impl Wanted {
+    fn aim(&mut self, ledger: &Ledger, coupon_id: CouponId) {
+        let Some(state) = ledger.coupon(coupon_id) else {
+            return;
+        };
+        if state.status == CouponStatus::Retired {
+            if self.coupons.remove(&coupon_id).is_some() {
+                self.retired.push(coupon_id);
+            }
+            return;
+        }
+        let durable = Durable { next_src: ledger.next_src(), settled: ledger.settled_count(coupon_id) };
+        self.coupons.insert(coupon_id, Target { durable, counts: CouponCounts::from(state) });
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    partition: Partition,
+    ledger: Arc<Mutex<Ledger>>,
+    board: Arc<Board>,
+    syncs: HashMap<CouponId, Known>,
+}
+
+/// What there is to do.
+struct Work {
+    targets: Vec<(CouponId, Target)>,
+    deferrals: HashMap<CouponId, Vec<ClaimAnswer>>,
+    retired: Vec<CouponId>,
+}
+
+struct Known {
+    sync: ViewSync,
+    /// When the view was last compared or written.
+    seen: Instant,
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            let Work { targets, mut deferrals, retired } = self.take_work();
+            for coupon_id in retired {
+                self.forget(coupon_id).await;
+            }
+            let mut trouble = false;
+            for (coupon_id, target) in &targets {
+                let deferred = deferrals.remove(coupon_id).unwrap_or_default();
+                trouble |= !self.bring_up(*coupon_id, target, deferred).await;
+            }
+            self.show_watermark(&targets);
+            if trouble {
+                tokio::time::sleep(BACK_OFF).await;
+            } else {
+                self.board.changed.notified().await;
+            }
+        }
+    }
+
+    fn take_work(&self) -> Work {
+        let mut wanted = self.board.wanted.lock();
+        let mut deferrals: HashMap<_, Vec<_>> = HashMap::new();
+        for answer in wanted.deferrals.drain(..) {
+            deferrals.entry(answer.claim_id.coupon_id).or_default().push(answer);
+        }
+        let targets = wanted.coupons.iter().map(|(coupon_id, target)| (*coupon_id, *target)).collect();
+        Work { targets, deferrals, retired: std::mem::take(&mut wanted.retired) }
+    }
+
+    /// Writes until the coupon's view reflects its target. False: Redis gave no answer.
+    async fn bring_up(
+        &mut self,
+        coupon_id: CouponId,
+        target: &Target,
+        mut deferrals: Vec<ClaimAnswer>,
+    ) -> bool {
+        let mut known = match self.syncs.remove(&coupon_id) {
+            Some(known) => known,
+            None => match self.look(coupon_id, target).await {
+                Some(sync) => Known { sync, seen: long_ago() },
+                None => return false,
+            },
+        };
+        let quiet = Duration::from_millis(self.shared.context.config.decide.refresh_interval_ms.into());
+        let mut answered = true;
+        // A view that reflects everything is still compared now and then: it may have been lost meanwhile.
+        while !known.sync.is_current(target.durable)
+            || !deferrals.is_empty()
+            || known.seen.elapsed() >= quiet / 2
+        {
+            let started = Instant::now();
+            let (step, answers) = self.next_write(&known.sync, coupon_id, target, &mut deferrals);
+            let write = ViewWrite {
+                step,
+                counts: target.counts,
+                answers: &answers,
+                now: self.shared.context.clock.now(),
+            };
+            let reply = self.shared.view_writer.write(&write).await;
+            self.count(&known.sync, reply, started);
+            known.sync.answered(step, target.durable, reply);
+            known.seen = Instant::now();
+            if reply == Reply::Unknown {
+                answered = false;
+                break;
+            }
+            if reply != Reply::Written {
+                tracing::warn!(coupon.id = %coupon_id, partition = %self.partition,
+                    "the view was lost or put back; it is pushed anew");
+            }
+        }
+        self.syncs.insert(coupon_id, known);
+        answered
+    }
+
+    /// Where the view of a coupon stands that this task has not written yet. A view that is true up to some earlier offset is brought up
+    /// from there: its claims were settled in the order of the line, so the ledger knows which it holds.
+    async fn look(&self, coupon_id: CouponId, target: &Target) -> Option<ViewSync> {
+        match self.shared.view_maintenance.watermark(coupon_id).await {
+            Ok(Some(ViewWatermark::Reflects(next_src))) if next_src <= target.durable.next_src => {
+                let ledger = self.ledger.lock();
+                let settled = ledger.settled(coupon_id, 0, target.durable.settled);
+                let held = settled.partition_point(|claim| claim.decided_offset < next_src);
+                Some(ViewSync::synced(next_src, u32::try_from(held).unwrap_or(0)))
+            }
+            Ok(_) => Some(ViewSync::lost()),
+            Err(error) => {
+                tracing::debug!(coupon.id = %coupon_id, "the view cannot be looked at: {error}");
+                None
+            }
+        }
+    }
+
+    fn next_write(
+        &self,
+        sync: &ViewSync,
+        coupon_id: CouponId,
+        target: &Target,
+        deferrals: &mut Vec<ClaimAnswer>,
+    ) -> (Step, Vec<ClaimAnswer>) {
+        let ledger = self.ledger.lock();
+        let offset_behind = |rank: u32| {
+            let claim = ledger.settled(coupon_id, rank.saturating_sub(1), rank).first();
+            claim.map_or(Offset::ZERO, |claim| claim.decided_offset.next())
+        };
+        let step = sync.next_step(target.durable, CLAIMS_PER_SCRIPT_MAX, rand::random(), offset_behind);
+        let claims = ledger.settled(coupon_id, step.from_rank, step.to_rank);
+        let mut answers = Vec::with_capacity(claims.len());
+        for (rank, claim) in (step.from_rank.saturating_add(1)..).zip(claims) {
+            let winner = ledger.granted_claim(coupon_id, claim);
+            answers.push(ClaimAnswer::settled(claim.claim_id(coupon_id), rank, claim, winner));
+        }
+        drop(ledger);
+        if sync.is_lost() {
+            // Deferrals are short-lived hints: a push does not carry them.
+            deferrals.clear();
+        }
+        let room = usize::try_from(CLAIMS_PER_SCRIPT_MAX).unwrap_or(0).saturating_sub(answers.len());
+        answers.extend(deferrals.drain(..deferrals.len().min(room)));
+        (step, answers)
+    }
+
+    fn count(&self, sync: &ViewSync, reply: Reply, started: Instant) {
+        let metrics = &self.shared.metrics;
+        metrics.view_seconds.observe(started.elapsed().as_secs_f64());
+        match (reply, sync.is_lost()) {
+            (Reply::Written, false) => metrics.view_deltas.inc(),
+            (Reply::Found(_), false) => metrics.view_pushes.inc(),
+            _ => {}
+        }
+    }
+
+    async fn forget(&mut self, coupon_id: CouponId) {
+        self.syncs.remove(&coupon_id);
+        match self.shared.view_maintenance.forget(coupon_id).await {
+            Ok(claims) => {
+                tracing::info!(coupon.id = %coupon_id, claims, "the view of a retired coupon is gone");
+            }
+            Err(error) => {
+                tracing::warn!(coupon.id = %coupon_id, "the view of a retired coupon is left to expire: {error}");
+            }
+        }
+    }
+
+    fn show_watermark(&self, targets: &[(CouponId, Target)]) {
+        let current = targets.iter().filter(|(coupon_id, target)| {
+            self.syncs.get(coupon_id).is_some_and(|known| known.sync.is_current(target.durable))
+        });
+        if let Some(lowest) = current.map(|(_, target)| target.durable.next_src).min() {
+            self.shared.metrics.watermark("redis", self.partition, lowest.number());
+        }
+    }
+}
+
+fn long_ago() -> Instant {
+    Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap_or_else(Instant::now)
+}
