@@ -8,7 +8,7 @@ pub mod listener;
 pub mod problem;
 pub mod time;
 
-pub use auth::{AdminVerifier, AuthSection, Caller, Operator, Scope, UserVerifier};
+pub use auth::{AdminVerifier, AuthSection, Caller, Operator, Scope, TokenMint, UserVerifier};
 pub use claim_view::ClaimView;
 pub use listener::HttpSection;
 pub use problem::{Code, Problem};

@@ -59,6 +59,11 @@ impl<'a> RecordView<'a> {
         self.0.payload()
     }
 
+    /// All headers, in their order.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
+        self.0.headers().into_iter().flat_map(|headers| headers.iter().map(|header| (header.key, header.value)))
+    }
+
     /// The first header with this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod connection;
 pub mod coupons;
 pub mod drafts;
+pub mod dump;
 pub mod look_up;
 pub mod migrations;
 pub mod progress;

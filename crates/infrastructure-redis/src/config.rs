@@ -76,12 +76,7 @@ impl RedisSection {
             ("write_timeout_ms", self.write_timeout_ms, 10, 60_000),
             ("connect_timeout_ms", self.connect_timeout_ms, 10, 60_000),
             ("look_ups_in_flight_max", self.look_ups_in_flight_max, 1, 100_000),
-            (
-                "keep_after_close_s",
-                self.keep_after_close_s,
-                60,
-                366 * 24 * 60 * 60,
-            ),
+            ("keep_after_close_s", self.keep_after_close_s, 60, 366 * 24 * 60 * 60),
             ("keep_deferral_s", self.keep_deferral_s, 1, 24 * 60 * 60),
         ];
         for (key, value, least, most) in ranges {
@@ -100,16 +95,9 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named() {
         let keys = |section: &RedisSection, production| {
-            section
-                .problems(production)
-                .into_iter()
-                .map(|(key, _)| key)
-                .collect::<Vec<_>>()
+            section.problems(production).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         };
-        let good = RedisSection {
-            url: Some("redis://cache:6379/0".to_owned()),
-            ..RedisSection::default()
-        };
+        let good = RedisSection { url: Some("redis://cache:6379/0".to_owned()), ..RedisSection::default() };
         assert_eq!(keys(&good, false), Vec::<String>::new());
         assert_eq!(keys(&good, true), ["redis.allow_plaintext"]);
         let wrong = RedisSection {
@@ -118,9 +106,6 @@ mod tests {
             read_timeout_ms: 0,
             ..good
         };
-        assert_eq!(
-            keys(&wrong, false),
-            ["redis.url", "redis.key_prefix", "redis.read_timeout_ms"]
-        );
+        assert_eq!(keys(&wrong, false), ["redis.url", "redis.key_prefix", "redis.read_timeout_ms"]);
     }
 }

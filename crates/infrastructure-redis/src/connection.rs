@@ -72,9 +72,7 @@ impl Connection {
             timeout,
             metrics,
         };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     fn manager(&self) -> Result<ConnectionManager, RedisError> {
@@ -100,9 +98,7 @@ impl Connection {
     ) -> Result<T, RedisError> {
         let started = Instant::now();
         if !self.shared.breaker.allows(started) {
-            return Err(RedisError::Unavailable(
-                "it did not answer the last requests".to_owned(),
-            ));
+            return Err(RedisError::Unavailable("it did not answer the last requests".to_owned()));
         }
         let result = self.attempt(request).await;
         let label = match &result {

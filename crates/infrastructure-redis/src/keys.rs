@@ -9,9 +9,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(prefix: &str) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-        }
+        Self { prefix: prefix.to_owned() }
     }
 
     /// A hash: watermark, remaining, status, round.
@@ -24,6 +22,11 @@ impl Keys {
         let spelled = claim_id.to_string();
         let (coupon_id, rest) = spelled.split_once('.').unwrap_or((&spelled, ""));
         format!("{}claim:{{{coupon_id}}}:{rest}", self.prefix)
+    }
+
+    /// A pattern of everything that is ours.
+    pub(crate) fn everything(&self) -> String {
+        format!("{}*", self.prefix)
     }
 
     /// A pattern of all claims of a coupon. Prefixes and ids contain no special characters.
@@ -41,10 +44,7 @@ mod tests {
         let coupon = format!("c7-{}", "0".repeat(32));
         let claim = format!("{coupon}.1.0.{}", "a".repeat(32));
         let keys = Keys::new("p.");
-        assert_eq!(
-            keys.coupon(coupon.parse().unwrap()),
-            format!("p.coupon:{{{coupon}}}")
-        );
+        assert_eq!(keys.coupon(coupon.parse().unwrap()), format!("p.coupon:{{{coupon}}}"));
         assert_eq!(
             keys.claim(&claim.parse().unwrap()),
             format!("p.claim:{{{coupon}}}:1.0.{}", "a".repeat(32))

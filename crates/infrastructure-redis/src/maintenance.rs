@@ -40,11 +40,7 @@ impl ViewMaintenance {
             .build()
             .map_err(|error| RedisError::Unavailable(error.to_string()))?;
         let timeout = Duration::from_millis(section.write_timeout_ms.into());
-        Ok(Self {
-            pool,
-            keys: Keys::new(&section.key_prefix),
-            timeout,
-        })
+        Ok(Self { pool, keys: Keys::new(&section.key_prefix), timeout })
     }
 
     /// Up to where a coupon's view is true, if it says so.
@@ -58,9 +54,7 @@ impl ViewMaintenance {
             let found: Option<String> = connection.hget(key, "watermark").await.map_err(unavailable)?;
             Ok(found.and_then(|text| text.parse().ok()))
         };
-        tokio::time::timeout(self.timeout, asking)
-            .await
-            .unwrap_or(Err(RedisError::Timeout(self.timeout)))
+        tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
     }
 
     /// Deletes a coupon's view. Claims are found by scanning, so this takes a while on a large server, in small steps.
@@ -69,26 +63,42 @@ impl ViewMaintenance {
     /// [`RedisError`]; what is left expires by itself.
     pub async fn forget(&self, coupon_id: CouponId) -> Result<u64, RedisError> {
         let mut connection = self.connect().await?;
-        let _: u64 = connection
-            .unlink(self.keys.coupon(coupon_id))
-            .await
-            .map_err(unavailable)?;
+        let _: u64 = connection.unlink(self.keys.coupon(coupon_id)).await.map_err(unavailable)?;
         let (pattern, mut cursor, mut forgotten) = (self.keys.claims_of(coupon_id), 0u64, 0u64);
         loop {
-            let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
-                .arg(cursor)
-                .arg("MATCH")
-                .arg(&pattern)
-                .arg("COUNT")
-                .arg(SCAN_COUNT)
-                .query_async(&mut connection)
-                .await
-                .map_err(unavailable)?;
+            let (next, found) = scan(&mut connection, cursor, &pattern).await?;
             if !found.is_empty() {
                 forgotten += connection.unlink::<_, u64>(found).await.map_err(unavailable)?;
             }
             if next == 0 {
                 return Ok(forgotten);
+            }
+            cursor = next;
+        }
+    }
+
+    /// Everything under the prefix, key by key: strings as they are, hashes by field.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn dump(&self, mut each: impl FnMut(String, DumpedValue)) -> Result<(), RedisError> {
+        let mut connection = self.connect().await?;
+        let mut cursor = 0u64;
+        loop {
+            let (next, found) = scan(&mut connection, cursor, &self.keys.everything()).await?;
+            for key in found {
+                let kind: String =
+                    redis::cmd("TYPE").arg(&key).query_async(&mut connection).await.map_err(unavailable)?;
+                let value = match kind.as_str() {
+                    "string" => DumpedValue::Text(connection.get(&key).await.map_err(unavailable)?),
+                    "hash" => DumpedValue::Fields(connection.hgetall(&key).await.map_err(unavailable)?),
+                    // It expired meanwhile, or is not ours.
+                    _ => continue,
+                };
+                each(key, value);
+            }
+            if next == 0 {
+                return Ok(());
             }
             cursor = next;
         }
@@ -101,6 +111,31 @@ impl ViewMaintenance {
             Err(_) => Err(RedisError::Timeout(self.timeout)),
         }
     }
+}
+
+/// A value, as it stands under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DumpedValue {
+    /// A string.
+    Text(Option<String>),
+    /// A hash.
+    Fields(std::collections::BTreeMap<String, String>),
+}
+
+async fn scan(
+    connection: &mut deadpool_redis::Connection,
+    cursor: u64,
+    pattern: &str,
+) -> Result<(u64, Vec<String>), RedisError> {
+    redis::cmd("SCAN")
+        .arg(cursor)
+        .arg("MATCH")
+        .arg(pattern)
+        .arg("COUNT")
+        .arg(SCAN_COUNT)
+        .query_async(connection)
+        .await
+        .map_err(unavailable)
 }
 
 fn unavailable(error: redis::RedisError) -> RedisError {

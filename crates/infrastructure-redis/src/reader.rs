@@ -49,11 +49,7 @@ impl ViewReader {
     /// [`RedisError`]; the caller goes on without.
     pub async fn prefilter(&self, claim_ids: &[ClaimId]) -> Result<Prefilter, RedisError> {
         let Some(first) = claim_ids.first() else {
-            return Ok(Prefilter {
-                answers: Vec::new(),
-                watermark: None,
-                round: None,
-            });
+            return Ok(Prefilter { answers: Vec::new(), watermark: None, round: None });
         };
         let mut transaction = redis::pipe();
         transaction
@@ -67,18 +63,10 @@ impl ViewReader {
             transaction.arg(self.keys.claim(claim_id));
         }
         type Found = ((Option<String>, Option<String>), Vec<Option<Vec<u8>>>);
-        let ((watermark, round), values): Found = self
-            .connection
-            .run("prefilter", async |manager| {
-                transaction.query_async(manager).await
-            })
-            .await?;
+        let ((watermark, round), values): Found =
+            self.connection.run("prefilter", async |manager| transaction.query_async(manager).await).await?;
         Ok(Prefilter {
-            answers: values
-                .iter()
-                .flatten()
-                .filter_map(|value| value::decode(value))
-                .collect(),
+            answers: values.iter().flatten().filter_map(|value| value::decode(value)).collect(),
             watermark: watermark.and_then(|text| text.parse().ok()),
             round: round.and_then(|text| Round::new(text.parse().ok()?).ok()),
         })
@@ -91,10 +79,7 @@ impl ViewReader {
     pub async fn claim(&self, claim_id: &ClaimId) -> Result<Option<ClaimAnswer>, RedisError> {
         let key = self.keys.claim(claim_id);
         let get = async |manager: &mut redis::aio::ConnectionManager| {
-            redis::cmd("GET")
-                .arg(key)
-                .query_async::<Option<Vec<u8>>>(manager)
-                .await
+            redis::cmd("GET").arg(key).query_async::<Option<Vec<u8>>>(manager).await
         };
         let found = self.connection.run("get_claim", get).await?;
         Ok(found.as_deref().and_then(value::decode))

@@ -4,11 +4,8 @@
 use coupon_domain::ClaimAnswer;
 
 pub(crate) fn encode(answer: &ClaimAnswer) -> Vec<u8> {
-    let mut value = if answer.is_final {
-        b"F".to_vec()
-    } else {
-        format!("D{}", answer.decided_offset).into_bytes()
-    };
+    let mut value =
+        if answer.is_final { b"F".to_vec() } else { format!("D{}", answer.decided_offset).into_bytes() };
     if let Err(error) = serde_json::to_writer(&mut value, answer) {
         unreachable!("answers have string keys and no failing parts: {error}");
     }
@@ -28,9 +25,7 @@ mod tests {
 
     #[test]
     fn answers_read_back_and_show_whether_they_are_final() {
-        let claim_id = format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32))
-            .parse()
-            .unwrap();
+        let claim_id = format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32)).parse().unwrap();
         let deferral = ClaimAnswer {
             claim_id,
             code: ClaimCode::Paused,

@@ -83,24 +83,14 @@ impl ViewWriter {
 
     /// Runs one step of a view's refresh.
     pub async fn write(&self, write: &ViewWrite<'_>) -> Reply {
-        let expires_at = write
-            .counts
-            .closes_at
-            .max(write.now)
-            .plus_ms(self.keep_after_close_ms);
+        let expires_at = write.counts.closes_at.max(write.now).plus_ms(self.keep_after_close_ms);
         let mut invocation = self.script.prepare_invoke();
         invocation.key(self.keys.coupon(write.counts.coupon_id));
         for answer in write.answers {
             invocation.key(self.keys.claim(&answer.claim_id));
         }
         invocation
-            .arg(
-                write
-                    .step
-                    .expects
-                    .map(|watermark| watermark.to_string())
-                    .unwrap_or_default(),
-            )
+            .arg(write.step.expects.map(|watermark| watermark.to_string()).unwrap_or_default())
             .arg(write.step.leaves.to_string())
             .arg(expires_at.ms())
             .arg(self.keep_deferral_ms)

@@ -1,0 +1,57 @@
+//! The arguments.
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Failure;
+use crate::output::Output;
+use crate::settings::Settings;
+use crate::{claim, coupon, dump, migrate, smoke, topics};
+
+/// The operator's command line of Firstcome.
+#[derive(Parser)]
+#[command(name = "couponctl", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Tables for people, JSON for scripts.
+    #[arg(long, short, value_enum, default_value = "table", global = true)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 arguments or configuration, 3 topics or schema refused, \
+    5 smoke found a broken promise, 6 the log said no (a refused command, a claim that won nothing)";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring the database's schema up to this release.
+    Migrate,
+    /// Create, grow and check the topics.
+    #[command(subcommand)]
+    Topics(topics::Topics),
+    /// Create coupons, publish and change them.
+    #[command(subcommand)]
+    Coupon(coupon::Coupon),
+    /// Make a token of a dev installation.
+    Token(claim::Token),
+    /// Press the button as a user, and follow the claim to its end.
+    Claim(claim::Claim),
+    /// Try the whole pipeline with a coupon of its own.
+    Smoke(smoke::Smoke),
+    /// Write topics and tables down, for the oracle.
+    Dump(dump::Dump),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { settings, output, command } = arguments;
+    match command {
+        Command::Migrate => migrate::run(&settings, output).await,
+        Command::Topics(topics) => topics::run(&topics, &settings, output).await,
+        Command::Coupon(coupon) => coupon::run(coupon, &settings, output).await,
+        Command::Token(token) => claim::token(&token, &settings),
+        Command::Claim(claim) => claim::run(&claim, &settings, output).await,
+        Command::Smoke(smoke) => smoke::run(&smoke, &settings, output).await,
+        Command::Dump(dump) => dump::run(&dump, &settings, output).await,
+    }
+}

@@ -1,0 +1,160 @@
+//! `couponctl dump`: topics, tables and the view, written down byte for byte for programs that share no code with us.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use data_encoding::BASE64;
+use infrastructure_kafka::{Connection, LogBounds, Reader, Topic, TopicLayout};
+use infrastructure_postgres::dump::{Dump as Tables, TABLES};
+use infrastructure_redis::ViewMaintenance;
+use infrastructure_redis::maintenance::DumpedValue;
+use serde_json::{Value, json};
+
+use crate::exit::{Failure, failed};
+use crate::output::Output;
+use crate::settings::Settings;
+
+const RECORDS_PER_TURN: usize = 10_000;
+const READ_WAIT: Duration = Duration::from_secs(5);
+
+#[derive(Args)]
+pub(crate) struct Dump {
+    /// The directory to write to; made if it is not there.
+    #[arg(long)]
+    out: PathBuf,
+    /// Leave Redis out.
+    #[arg(long)]
+    without_redis: bool,
+}
+
+pub(crate) async fn run(dump: &Dump, settings: &Settings, output: Output) -> Result<(), Failure> {
+    std::fs::create_dir_all(&dump.out).map_err(failed("making the directory"))?;
+    let (connection, layout) = settings.kafka()?;
+    let postgres = settings.postgres()?;
+    // The view first, then PostgreSQL, then the outcomes, the claims last: each may only be ahead of what was written down before it.
+    if !dump.without_redis {
+        let view = ViewMaintenance::new(&settings.redis()?).map_err(failed("connecting to Redis"))?;
+        dump_view(&view, &dump.out).await?;
+    }
+    dump_tables(&postgres, &dump.out).await?;
+    let records = tokio::task::block_in_place(|| dump_topics(&connection, &layout, &dump.out))?;
+    let now = infrastructure_http::time::to_rfc3339(service_runtime::Clock::system().now());
+    let meta = json!({ "partitions": layout.partitions, "topic_prefix": layout.prefix, "taken_at": now });
+    write_json(&dump.out.join("meta.json"), &meta)?;
+    output.one(&json!({ "directory": dump.out.display().to_string(), "records": records }));
+    Ok(())
+}
+
+async fn dump_view(view: &ViewMaintenance, out: &Path) -> Result<(), Failure> {
+    let mut lines = Vec::new();
+    view.dump(|key, value| {
+        lines.push(match value {
+            DumpedValue::Text(text) => json!({ "key": key, "type": "string", "value": text }),
+            DumpedValue::Fields(fields) => json!({ "key": key, "type": "hash", "value": fields }),
+        });
+    })
+    .await
+    .map_err(failed("reading Redis"))?;
+    let mut file = create(&out.join("redis.jsonl"))?;
+    for line in lines {
+        writeln!(file, "{line}").map_err(failed("writing redis.jsonl"))?;
+    }
+    file.flush().map_err(failed("writing redis.jsonl"))
+}
+
+async fn dump_tables(section: &infrastructure_postgres::PostgresSection, out: &Path) -> Result<(), Failure> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the connection's own task; its end is the end of the dump"
+    )]
+    let drive = |connection| drop(tokio::spawn(connection));
+    let tables = Tables::open(section, drive).await.map_err(failed("connecting to PostgreSQL"))?;
+    for (name, query) in TABLES {
+        let path = out.join(format!("{name}.csv"));
+        let mut file = tokio::fs::File::create(&path).await.map_err(failed("writing a table"))?;
+        tables.copy(query, &mut file).await.map_err(failed(name))?;
+    }
+    Ok(())
+}
+
+fn dump_topics(connection: &Connection, layout: &TopicLayout, out: &Path) -> Result<u64, Failure> {
+    let (mut bounds, mut records) = (serde_json::Map::new(), 0);
+    let topics = [
+        (Topic::Persisted, "persisted"),
+        (Topic::State, "state"),
+        (Topic::DeadLetters, "dlq"),
+        (Topic::Outcomes, "outcomes"),
+        (Topic::Claims, "claims"),
+    ];
+    for (topic, name) in topics {
+        let reader = Reader::new(connection, &layout.name(topic), "dump").map_err(failed(name))?;
+        let mut file = create(&out.join(format!("{name}.jsonl")))?;
+        let mut found = Vec::new();
+        for partition in 0..reader.partition_count().map_err(failed(name))? {
+            let log = reader.bounds(partition).map_err(failed(name))?;
+            records += dump_partition(&reader, partition, log, &mut file)?;
+            found.push(json!({ "partition": partition, "start": log.start, "end": log.end }));
+        }
+        file.flush().map_err(failed("writing a topic"))?;
+        bounds.insert(name.to_owned(), Value::Array(found));
+    }
+    write_json(&out.join("bounds.json"), &Value::Object(bounds))?;
+    Ok(records)
+}
+
+fn dump_partition(
+    reader: &Reader,
+    partition: i32,
+    log: LogBounds,
+    file: &mut impl Write,
+) -> Result<u64, Failure> {
+    let (mut next, mut records) = (log.start, 0);
+    if log.start == log.end {
+        return Ok(0);
+    }
+    reader.assign(&[(partition, log.start)]).map_err(failed("reading a topic"))?;
+    // A compacted topic may lack its last offsets: its end is seen, not counted.
+    while next < log.end && reader.ends_seen() == 0 {
+        let mut result = Ok(());
+        reader
+            .drain(RECORDS_PER_TURN, READ_WAIT, |record| {
+                if record.offset() >= log.end {
+                    next = log.end;
+                    return ControlFlow::Break(());
+                }
+                let base64 = |bytes: Option<&[u8]>| bytes.map(|bytes| BASE64.encode(bytes));
+                let headers: serde_json::Map<String, Value> = record
+                    .headers()
+                    .map(|(name, value)| (name.to_owned(), json!(BASE64.encode(value.unwrap_or_default()))))
+                    .collect();
+                let line = json!({
+                    "partition": partition,
+                    "offset": record.offset(),
+                    "timestamp_ms": record.append_time_ms(),
+                    "key": base64(record.key()),
+                    "value": base64(record.payload()),
+                    "headers": headers,
+                });
+                next = record.offset() + 1;
+                records += 1;
+                result = writeln!(file, "{line}");
+                if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+            .map_err(failed("reading a topic"))?;
+        result.map_err(failed("writing a topic"))?;
+    }
+    Ok(records)
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
+    let file = File::create(path).map_err(failed(&format!("making {}", path.display())))?;
+    Ok(BufWriter::new(file))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
+    std::fs::write(path, format!("{value}\n")).map_err(failed(&format!("writing {}", path.display())))
+}

@@ -1,0 +1,45 @@
+//! couponctl: the operator's command line.
+//!
+//! `migrate` and `topics` prepare an installation, `coupon` speaks to the admin API, `claim` plays a user and follows their claim to
+//! the end, `smoke` tries the whole pipeline, `dump` writes everything down for the oracle beside this crate.
+//!
+//! Exit codes: 0 done · 1 failed · 2 arguments or configuration · 3 topics or schema refused · 5 `smoke` found a broken promise · 6 the
+//! log said no (a refused command, a claim that won nothing).
+
+pub mod api;
+mod claim;
+mod cli;
+mod coupon;
+mod dump;
+mod exit;
+mod migrate;
+mod output;
+mod settings;
+mod smoke;
+mod topics;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use exit::Failure;
+
+/// Reads the arguments, does what they say, and complains on standard error.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&Failure::Failed(format!("no runtime: {error}"))),
+    };
+    match runtime.block_on(cli::run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => complain(&failure),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a command line complains on standard error")]
+fn complain(failure: &Failure) -> ExitCode {
+    eprintln!("couponctl: {failure}");
+    ExitCode::from(failure.code())
+}
