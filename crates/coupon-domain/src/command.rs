@@ -1,13 +1,15 @@
 //! An operator's change to a coupon. It stands in the same line as the claims, so its effect has a place among them.
 
+use std::str::FromStr;
 use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::command_id::CommandId;
 use crate::coupon::{Definition, Window};
 
 /// The kinds of command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandKind {
     /// Puts a new coupon on offer.
     Publish,
@@ -62,6 +64,32 @@ impl CommandKind {
             Self::Close => 6,
             Self::Retire => 7,
         }
+    }
+}
+
+/// A kind of command that this release does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the kind of no command")]
+pub struct UnknownKind;
+
+impl FromStr for CommandKind {
+    type Err = UnknownKind;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or(UnknownKind)
+    }
+}
+
+impl Serialize for CommandKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// From a string alone: a derived enum would take an object of one field as well.
+impl<'de> Deserialize<'de> for CommandKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::wire::parse_str(deserializer)
     }
 }
 

@@ -13,6 +13,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 
 pub use claims_record::{Input, Unreadable, decode_claims_record, encode_claim, encode_command};
@@ -76,6 +77,39 @@ fn encode(record: &impl serde::Serialize) -> Vec<u8> {
         Ok(bytes) => bytes,
         Err(error) => unreachable!("records have string keys and no failing parts: {error}"),
     }
+}
+
+/// A value that only a JSON object is read as. A derived struct would take an array of its fields as well, and no record
+/// is one.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// Reads a field that is absent, null or an object.
+fn optional_object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
 }
 
 /// Reads a newtype from a JSON string without a copy in between.

@@ -98,6 +98,18 @@ fn the_largest_quantity_is_a_limit_for_restocks_too() {
 }
 
 #[test]
+fn within_a_coupon_the_mac_alone_says_which_claim_it_is() {
+    let mut line = Line::of(5, 5);
+    let granted = line.claim("ann", 0, 0);
+    let forged = ClaimId { round: Round::new(3).unwrap(), slot: Slot(9), ..granted.claim_id };
+    let claim = Claim { claim_id: forged, user_id: granted.user_id.clone(), received_at: Timestamp::EPOCH };
+    let Subject::Claim(outcome) = line.next(Input::Claim(claim)).subject else {
+        panic!("a claim was put in")
+    };
+    assert_eq!(outcome, ClaimOutcome { claim_id: forged, ..granted });
+}
+
+#[test]
 fn a_loser_stays_a_loser_under_the_same_claim_after_a_restock() {
     let mut line = Line::of(1, 1);
     line.claim("ann", 0, 0);

@@ -5,6 +5,7 @@ use std::num::NonZeroI32;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::claim::Claim;
 use crate::claim_id::{ClaimId, Round, Slot};
@@ -15,7 +16,7 @@ use crate::coupon_id::CouponId;
 use crate::limits::{CLAIMS_RECORD_BYTES_MAX, QUANTITY_MAX, REASON_BYTES_MAX};
 use crate::timestamp::Timestamp;
 use crate::user_id::UserId;
-use crate::wire::CLAIMS_RECORD_VERSION;
+use crate::wire::{CLAIMS_RECORD_VERSION, Object};
 
 /// A record of the line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub enum Unreadable {
     #[error("version {found} of the record (or rule set {found_rules:?}) is newer than this release reads")]
     Newer {
         /// The record's version.
-        found: u32,
+        found: u64,
         /// The rule set that a publish command names, where that is what is newer.
         found_rules: Option<u16>,
     },
@@ -66,9 +67,9 @@ struct CommandRecord {
     kind: CommandKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expected_version: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional_object")]
     definition: Option<Arc<Definition>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional_object")]
     times: Option<Window>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delta: Option<NonZeroI32>,
@@ -77,15 +78,37 @@ struct CommandRecord {
     actor: UserId,
 }
 
-/// What can be told of a record that is neither.
-#[derive(Deserialize)]
-struct Remains {
-    #[serde(default)]
-    v: Option<serde_json::Value>,
-    #[serde(default)]
-    claim_id: Option<serde_json::Value>,
-    #[serde(default)]
-    command_id: Option<serde_json::Value>,
+/// What can be told of a record that is neither: whatever its other fields hold, and whatever these three hold.
+#[derive(Default, Deserialize)]
+struct Remains<'a> {
+    #[serde(default, borrow)]
+    v: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    claim_id: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    command_id: Option<&'a RawValue>,
+}
+
+impl<'a> Remains<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        serde_json::from_slice(bytes).map_or_else(|_| Self::default(), |Object(remains)| remains)
+    }
+
+    fn newer_version(&self) -> Option<u64> {
+        let version = serde_json::from_str(self.v?.get()).ok();
+        version.filter(|version| *version > u64::from(CLAIMS_RECORD_VERSION))
+    }
+
+    fn claim_id(&self) -> Option<ClaimId> {
+        serde_json::from_str(self.claim_id?.get()).ok()
+    }
+
+    fn unreadable(&self, problem: String) -> Unreadable {
+        match self.newer_version() {
+            Some(found) => Unreadable::Newer { found, found_rules: None },
+            None => Unreadable::Invalid { claim_id: self.claim_id(), problem },
+        }
+    }
 }
 
 /// Reads a record's value (none: a tombstone, which has no business here).
@@ -93,62 +116,70 @@ struct Remains {
 /// # Errors
 /// [`Unreadable`] says whether the partition must halt or the record is to be parked.
 pub fn decode_claims_record(bytes: Option<&[u8]>) -> Result<Input, Unreadable> {
-    let invalid = |problem: &str| Unreadable::Invalid { claim_id: None, problem: problem.to_owned() };
-    let bytes = bytes.ok_or_else(|| invalid("the record has no value"))?;
-    if bytes.len() > CLAIMS_RECORD_BYTES_MAX {
-        return Err(invalid(&format!(
-            "the record has {} bytes, the limit is {CLAIMS_RECORD_BYTES_MAX}",
-            bytes.len()
-        )));
-    }
-    match serde_json::from_slice::<ClaimRecord<'_>>(bytes) {
-        Ok(record) if record.v == CLAIMS_RECORD_VERSION => claim(record),
-        Ok(record) => Err(decode_remains(bytes, &format!("version {} is unknown", record.v))),
-        Err(error) => decode_command(bytes, &error),
-    }
-}
-
-fn claim(record: ClaimRecord<'_>) -> Result<Input, Unreadable> {
-    let ClaimRecord { claim_id, coupon_id, user_id, round, slot, received_at, .. } = record;
-    if (claim_id.coupon_id, claim_id.round, claim_id.slot) != (coupon_id, round, slot) {
-        return Err(Unreadable::Invalid {
-            claim_id: Some(claim_id),
-            problem: "claim_id does not agree with coupon_id, round and slot".to_owned(),
-        });
-    }
-    Ok(Input::Claim(Claim { claim_id, user_id: user_id.into_owned(), received_at }))
-}
-
-fn decode_command(bytes: &[u8], claim_error: &serde_json::Error) -> Result<Input, Unreadable> {
-    let Ok(Remains { command_id: Some(_), .. }) = serde_json::from_slice(bytes) else {
-        return Err(decode_remains(bytes, &claim_error.to_string()));
+    let Some(bytes) = bytes else {
+        return Err(Unreadable::Invalid { claim_id: None, problem: "the record has no value".to_owned() });
     };
-    let record: CommandRecord =
-        serde_json::from_slice(bytes).map_err(|error| decode_remains(bytes, &error.to_string()))?;
+    if bytes.len() > CLAIMS_RECORD_BYTES_MAX {
+        let problem = format!("the record has {} bytes, the limit is {CLAIMS_RECORD_BYTES_MAX}", bytes.len());
+        return Err(Remains::of(bytes).unreadable(problem));
+    }
+    let claim_problem = match serde_json::from_slice(bytes) {
+        Ok(Object(record)) => match claim(record) {
+            Ok(claim) => return Ok(Input::Claim(claim)),
+            Err(problem) => problem,
+        },
+        Err(error) => error.to_string(),
+    };
+    let remains = Remains::of(bytes);
+    if remains.newer_version().is_some() || remains.command_id.is_none() {
+        return Err(remains.unreadable(claim_problem));
+    }
+    let Object(record) =
+        serde_json::from_slice(bytes).map_err(|error| remains.unreadable(error.to_string()))?;
+    command(record).map(Input::Command).map_err(|refusal| match refusal {
+        NotTaken::NewerRules(rules) => {
+            Unreadable::Newer { found: CLAIMS_RECORD_VERSION.into(), found_rules: Some(rules) }
+        }
+        NotTaken::Wrong(problem) => remains.unreadable(problem.to_owned()),
+    })
+}
+
+fn claim(record: ClaimRecord<'_>) -> Result<Claim, String> {
+    let ClaimRecord { v, claim_id, coupon_id, user_id, round, slot, received_at } = record;
+    if v != CLAIMS_RECORD_VERSION {
+        return Err(format!("version {v} is unknown"));
+    }
+    if (claim_id.coupon_id, claim_id.round, claim_id.slot) != (coupon_id, round, slot) {
+        return Err("claim_id does not agree with coupon_id, round and slot".to_owned());
+    }
+    Ok(Claim { claim_id, user_id: user_id.into_owned(), received_at })
+}
+
+/// Why what has the fields of a command is none.
+enum NotTaken {
+    NewerRules(u16),
+    Wrong(&'static str),
+}
+
+fn command(record: CommandRecord) -> Result<Command, NotTaken> {
     if record.v != CLAIMS_RECORD_VERSION {
-        return Err(decode_remains(bytes, &format!("version {} is unknown", record.v)));
+        return Err(NotTaken::Wrong("the version is unknown"));
     }
     if let Some(definition) = &record.definition
         && definition.rules() > RULES_NEWEST
     {
-        return Err(Unreadable::Newer { found: record.v, found_rules: Some(definition.rules()) });
+        return Err(NotTaken::NewerRules(definition.rules()));
     }
-    command(record)
-        .map(Input::Command)
-        .map_err(|problem| Unreadable::Invalid { claim_id: None, problem: problem.to_owned() })
-}
-
-fn command(record: CommandRecord) -> Result<Command, &'static str> {
     if record.command_id.coupon_id != record.coupon_id {
-        return Err("command_id does not agree with coupon_id");
+        return Err(NotTaken::Wrong("command_id does not agree with coupon_id"));
     }
     if record.expected_version.is_some_and(|version| i32::try_from(version).is_err()) {
-        return Err("expected_version is out of range");
+        return Err(NotTaken::Wrong("expected_version is out of range"));
     }
     if let Some(reason) = &record.reason
         && (reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control))
     {
-        return Err("reason is too long or has control characters");
+        return Err(NotTaken::Wrong("reason is too long or has control characters"));
     }
     let change = match (record.kind, record.definition, record.times, record.delta) {
         (CommandKind::Publish, Some(definition), None, None) => Change::Publish(definition),
@@ -160,10 +191,10 @@ fn command(record: CommandRecord) -> Result<Command, &'static str> {
         (CommandKind::Resume, None, None, None) => Change::Resume,
         (CommandKind::Close, None, None, None) => Change::Close,
         (CommandKind::Retire, None, None, None) => Change::Retire,
-        _ => return Err("definition, times and delta do not fit the kind of command"),
+        _ => return Err(NotTaken::Wrong("definition, times and delta do not fit the kind of command")),
     };
     if matches!(change, Change::Publish(_)) && record.expected_version.is_some_and(|version| version != 0) {
-        return Err("publish expects no version");
+        return Err(NotTaken::Wrong("publish expects no version"));
     }
     Ok(Command {
         command_id: record.command_id,
@@ -172,19 +203,6 @@ fn command(record: CommandRecord) -> Result<Command, &'static str> {
         reason: record.reason,
         actor: record.actor,
     })
-}
-
-fn decode_remains(bytes: &[u8], problem: &str) -> Unreadable {
-    let remains =
-        serde_json::from_slice(bytes).unwrap_or(Remains { v: None, claim_id: None, command_id: None });
-    let version = remains.v.and_then(|value| value.as_u64());
-    match version.and_then(|number| u32::try_from(number).ok()) {
-        Some(found) if found > CLAIMS_RECORD_VERSION => Unreadable::Newer { found, found_rules: None },
-        _ => Unreadable::Invalid {
-            claim_id: remains.claim_id.and_then(|value| value.as_str()?.parse().ok()),
-            problem: problem.to_owned(),
-        },
-    }
 }
 
 /// The record of a claim.
@@ -269,6 +287,44 @@ mod tests {
         assert_eq!(decode(reshaped), Err(Unreadable::Newer { found: 3, found_rules: None }));
         let newer_rules = PUBLISH.replacen(r#""rules":1"#, r#""rules":2"#, 1);
         assert_eq!(decode(&newer_rules), Err(Unreadable::Newer { found: 1, found_rules: Some(2) }));
+    }
+
+    #[test]
+    fn a_newer_version_is_seen_in_any_record() {
+        let far_ahead = format!(r#"{{"v":{},"command_id":7,"v2":[]}}"#, u64::MAX);
+        assert_eq!(decode(&far_ahead), Err(Unreadable::Newer { found: u64::MAX, found_rules: None }));
+        let huge = CLAIM.replacen(r#""v":1"#, &format!(r#""v":2,"more":"{}""#, "x".repeat(9_000)), 1);
+        assert_eq!(decode(&huge), Err(Unreadable::Newer { found: 2, found_rules: None }));
+        let deep = format!(r#"{{"v":2,"claim_id":{}{}}}"#, "[".repeat(1_000), "]".repeat(1_000));
+        assert_eq!(decode(&deep), Err(Unreadable::Newer { found: 2, found_rules: None }));
+    }
+
+    #[test]
+    fn an_array_is_no_record_and_no_part_of_one() {
+        let claim: serde_json::Value = serde_json::from_str(CLAIM).unwrap();
+        let fields = ["v", "claim_id", "coupon_id", "user_id", "round", "slot", "received_at"];
+        let fields_in_order = serde_json::json!(fields.map(|field| &claim[field])).to_string();
+        let times = r#""times":{"opens_at":1767225600000,"closes_at":1767229200000}"#;
+        assert!(RESCHEDULE.contains(times));
+        let cases = [
+            fields_in_order,
+            "[2]".to_owned(),
+            "[]".to_owned(),
+            RESCHEDULE.replacen(times, r#""times":[1767225600000,1767229200000]"#, 1),
+            PAUSE.replacen(r#""kind":"pause""#, r#""kind":{"pause":null}"#, 1),
+        ];
+        for text in cases {
+            let Err(Unreadable::Invalid { claim_id, .. }) = decode(&text) else { panic!("{text} was read") };
+            assert_eq!(claim_id, None);
+        }
+    }
+
+    #[test]
+    fn what_a_command_does_not_know_cannot_spoil_it() {
+        for odd in ["7", "[{}]", r#"{"v":9}"#, r#""c0""#] {
+            let wider = PAUSE.replacen('{', &format!(r#"{{"claim_id":{odd},"later":{odd},"#), 1);
+            assert_eq!(decode(&wider), decode(PAUSE));
+        }
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl History<'_> {
         let earlier =
             self.line.iter().zip(&self.answers).find_map(|(record, given)| match (&record.body, given) {
                 (Body::Readable(Input::Claim(other)), Answer::Claim { is_final: true, .. })
-                    if other.claim_id == claim =>
+                    if (other.claim_id.coupon_id, other.claim_id.mac) == (coupon, claim.mac) =>
                 {
                     Some(given.clone())
                 }
