@@ -2,7 +2,8 @@
 -- only rows that are born here. UNIQUE and CHECK hold even if everything above them were wrong.
 --
 -- Ids are kept in their compact form: coupon_id is the UUID of a coupon id, claim_mac and command_mac are the 128-bit
--- macs at the end of a claim id and of a command id. The functions and views below spell them as the API does.
+-- macs at the end of a claim id and of a command id. A mac says which claim or command of its coupon it is, for the
+-- ledger as for the unique indexes here. The functions and views below spell ids as the API does.
 
 CREATE TABLE schema_compatibility (
     -- Raised by every migration.
@@ -99,11 +100,11 @@ CREATE TABLE claims (
     PRIMARY KEY (src_partition, src_offset)
 );
 -- ONE-OUTCOME
-CREATE UNIQUE INDEX claims_one_final_outcome ON claims (claim_mac) WHERE final;
-CREATE INDEX claims_deferred ON claims (claim_mac) WHERE NOT final;
+CREATE UNIQUE INDEX claims_one_final_outcome ON claims (claim_mac, coupon_id) WHERE final;
+CREATE INDEX claims_deferred ON claims (claim_mac, coupon_id) WHERE NOT final;
 
 CREATE TABLE issued_coupons (
-    claim_mac uuid PRIMARY KEY,
+    claim_mac uuid NOT NULL,
     coupon_id uuid NOT NULL,
     slot bigint NOT NULL,
     issued_at timestamptz NOT NULL,
@@ -117,6 +118,7 @@ CREATE TABLE issued_coupons (
     user_id text COLLATE "C" NOT NULL,
     code text COLLATE "C" NOT NULL,
     order_ref text,
+    PRIMARY KEY (claim_mac, coupon_id),
     -- ONE-EACH
     CONSTRAINT issued_coupons_within_user_limit CHECK (user_nth <= per_user_limit),
     CONSTRAINT issued_coupons_user_slot UNIQUE (coupon_id, user_id, slot),
@@ -126,7 +128,7 @@ CREATE TABLE issued_coupons (
 );
 
 CREATE TABLE commands (
-    command_mac uuid PRIMARY KEY,
+    command_mac uuid NOT NULL,
     coupon_id uuid NOT NULL,
     src_partition integer NOT NULL,
     src_offset bigint NOT NULL,
@@ -134,7 +136,8 @@ CREATE TABLE commands (
     code command_code NOT NULL,
     refusal text,
     version integer NOT NULL,
-    appended_at timestamptz NOT NULL
+    appended_at timestamptz NOT NULL,
+    PRIMARY KEY (command_mac, coupon_id)
 );
 CREATE INDEX commands_coupon ON commands (coupon_id);
 

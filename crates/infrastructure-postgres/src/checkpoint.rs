@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use coupon_domain::code::Refusal;
 use coupon_domain::ledger::{AnsweredCommand, Checkpoint, CouponCheckpoint, FinalClaim};
-use coupon_domain::{ClaimCode, ClaimId, CommandCode, CommandId, CouponId, CouponStatus, Partition, Round};
+use coupon_domain::{
+    ClaimCode, ClaimId, CommandCode, CommandId, CouponId, CouponState, CouponStatus, Partition, Round,
+};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -60,18 +62,19 @@ async fn load_in_snapshot(
     let states = coupons::of_partition(connection, partition).await?;
     let mut commands = load_commands(connection, partition).await?;
     let mut claims = load_claims(connection, partition).await?;
-    let coupons = states
-        .into_iter()
-        .map(|state| CouponCheckpoint {
-            commands: commands.remove(&state.coupon_id).unwrap_or_default(),
-            claims: if state.status == CouponStatus::Retired {
-                Vec::new()
-            } else {
-                claims.remove(&state.coupon_id).unwrap_or_default()
-            },
-            state,
-        })
-        .collect();
+    let mut coupons = Vec::with_capacity(states.len());
+    for state in states {
+        let commands = commands.remove(&state.coupon_id).unwrap_or_default();
+        every_version_has_its_command(&state, &commands)?;
+        let claims = match state.status {
+            CouponStatus::Retired => Vec::new(),
+            _ => claims.remove(&state.coupon_id).unwrap_or_default(),
+        };
+        coupons.push(CouponCheckpoint { state, commands, claims });
+    }
+    if let Some(coupon_id) = commands.keys().next() {
+        return Err(PostgresError::Torn(format!("commands of coupon {coupon_id}, and no coupon")));
+    }
     let checkpoint = Checkpoint {
         partition,
         next_src: progress.watermark.next_src,
@@ -79,6 +82,19 @@ async fn load_in_snapshot(
         coupons,
     };
     Ok(Some(StoredLedger { progress, checkpoint }))
+}
+
+/// Each applied command raised the version by one: a row too few would let that command apply a second time.
+fn every_version_has_its_command(
+    state: &CouponState,
+    commands: &[AnsweredCommand],
+) -> Result<(), PostgresError> {
+    let applied = commands.iter().filter(|command| command.code == CommandCode::Applied).count();
+    if u32::try_from(applied) == Ok(state.version) {
+        return Ok(());
+    }
+    let (coupon_id, version) = (state.coupon_id, state.version);
+    Err(PostgresError::Torn(format!("coupon {coupon_id}: version {version}, but {applied} commands applied")))
 }
 
 /// A standby may lag behind what was acknowledged: folding on from it would be right, but waiting for it is not our business.

@@ -136,7 +136,8 @@ impl Pool {
         Ok(Self { inner, patience: Duration::from_millis(section.request_timeout_ms.into()) })
     }
 
-    /// Does `work` on a pooled connection, all within `request_timeout_ms`. A connection on which anything failed is not used again.
+    /// Does `work` on a pooled connection, all within `request_timeout_ms`. A connection on which anything failed, or whose work was not
+    /// awaited to its end, is not used again: it may still be busy, or in a transaction.
     ///
     /// # Errors
     /// [`PostgresError`], also where the time is over.
@@ -145,11 +146,13 @@ impl Pool {
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T, PostgresError>,
     ) -> Result<T, PostgresError> {
         let running = async {
-            let mut object =
+            let object =
                 self.inner.get().await.map_err(|error| PostgresError::Unreachable(error.to_string()))?;
-            let result = work(&mut object).await;
-            if matches!(result, Err(PostgresError::Unreachable(_))) {
-                drop(deadpool_take(object));
+            let mut lent = Lent(Some(object));
+            let Some(connection) = &mut lent.0 else { unreachable!("it was lent just now") };
+            let result = work(connection).await;
+            if !matches!(result, Err(PostgresError::Unreachable(_))) {
+                lent.give_back();
             }
             result
         };
@@ -166,6 +169,20 @@ impl Pool {
     }
 }
 
-fn deadpool_take(object: deadpool::Object<AsyncPgConnection>) -> AsyncPgConnection {
-    deadpool::Object::take(object)
+/// A connection of the pool while somebody works on it. Dropped, it leaves the pool: so it goes when the work fails, and when whoever
+/// waited for it goes away.
+struct Lent(Option<deadpool::Object<AsyncPgConnection>>);
+
+impl Lent {
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(deadpool::Object::take(object));
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
-use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
+use diesel::result::OptionalExtension as _;
+use diesel_async::{AsyncMigrationHarness, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::connection::{Connection, PostgresError};
@@ -36,7 +37,10 @@ pub enum SchemaFit {
 ///
 /// # Errors
 /// [`PostgresError`].
-pub async fn migrate(connection: Connection) -> Result<Vec<String>, PostgresError> {
+pub async fn migrate(mut connection: Connection) -> Result<Vec<String>, PostgresError> {
+    // One at a time, whoever else migrates; the lock goes with the connection. And a migration may take longer than a request.
+    let alone = "SET statement_timeout = 0; SELECT pg_advisory_lock(hashtext('firstcome migrations'))";
+    connection.inner.batch_execute(alone).await?;
     let mut harness = AsyncMigrationHarness::new(connection.inner);
     let versions = harness
         .run_pending_migrations(MIGRATIONS)
@@ -70,13 +74,20 @@ pub async fn schema_fit(connection: &mut Connection) -> Result<SchemaFit, Postgr
     }
 
     let sql = "SELECT schema_version, compatible_from FROM schema_compatibility ORDER BY schema_version DESC LIMIT 1";
-    match diesel::sql_query(sql).get_result::<Row>(&mut connection.inner).await.map_err(PostgresError::from) {
-        Ok(row) if row.schema_version < SCHEMA_VERSION => Ok(SchemaFit::Older { found: row.schema_version }),
-        Ok(row) if row.compatible_from > SCHEMA_VERSION => {
+    let newest: Result<Option<Row>, PostgresError> = diesel::sql_query(sql)
+        .get_result(&mut connection.inner)
+        .await
+        .optional()
+        .map_err(PostgresError::from);
+    match newest {
+        Ok(Some(row)) if row.schema_version < SCHEMA_VERSION => {
+            Ok(SchemaFit::Older { found: row.schema_version })
+        }
+        Ok(Some(row)) if row.compatible_from > SCHEMA_VERSION => {
             Ok(SchemaFit::TooNew { found: row.schema_version, compatible_from: row.compatible_from })
         }
-        Ok(_) => Ok(SchemaFit::Fits),
-        Err(PostgresError::Schema(_)) => Ok(SchemaFit::Older { found: 0 }),
+        Ok(Some(_)) => Ok(SchemaFit::Fits),
+        Ok(None) | Err(PostgresError::Schema(_)) => Ok(SchemaFit::Older { found: 0 }),
         Err(error) => Err(error),
     }
 }

@@ -5,9 +5,10 @@ FROM (SELECT $1 AS partition, $2 AS claim_mac, $3 AS coupon_id) AS asked
 LEFT JOIN partition_progress p ON p.partition = asked.partition
 LEFT JOIN coupons o ON o.coupon_id = asked.coupon_id
 LEFT JOIN LATERAL (
-    (SELECT * FROM claims f WHERE f.claim_mac = asked.claim_mac AND f.final)
+    (SELECT * FROM claims f WHERE f.claim_mac = asked.claim_mac AND f.coupon_id = asked.coupon_id AND f.final)
     UNION ALL
-    (SELECT * FROM claims d WHERE d.claim_mac = asked.claim_mac AND NOT d.final ORDER BY d.src_offset DESC LIMIT 1)
+    (SELECT * FROM claims d WHERE d.claim_mac = asked.claim_mac AND d.coupon_id = asked.coupon_id AND NOT d.final
+        ORDER BY d.src_offset DESC LIMIT 1)
     LIMIT 1
 ) c ON true
-LEFT JOIN issued_coupons i ON i.claim_mac = asked.claim_mac AND c.code = 'granted'
+LEFT JOIN issued_coupons i ON i.claim_mac = asked.claim_mac AND i.coupon_id = asked.coupon_id AND c.code = 'granted'
