@@ -6,9 +6,41 @@ use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::deadpool;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::FutureExt as _;
 
 use crate::config::PostgresSection;
+
+/// After so much silence TCP asks whether the server is still there. The system's two hours would let a writer wait that long for a
+/// machine that has lost its power.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// So much later it asks again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// After so many questions without an answer the connection is broken.
+const KEEPALIVE_RETRIES: u32 = 3;
+/// So long may data that we sent stay unacknowledged.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
+/// Connects with our probes in place of the system's; a URL that sets its own keeps them.
+async fn establish(url: &str) -> Result<AsyncPgConnection, ConnectionError> {
+    let refused = |error: tokio_postgres::Error| ConnectionError::BadConnection(error.to_string());
+    let unset = tokio_postgres::Config::new();
+    let mut config: tokio_postgres::Config = url.parse().map_err(refused)?;
+    if config.get_keepalives_idle() == unset.get_keepalives_idle() {
+        config.keepalives_idle(KEEPALIVE_IDLE);
+    }
+    if config.get_keepalives_interval() == unset.get_keepalives_interval() {
+        config.keepalives_interval(KEEPALIVE_INTERVAL);
+    }
+    if config.get_keepalives_retries() == unset.get_keepalives_retries() {
+        config.keepalives_retries(KEEPALIVE_RETRIES);
+    }
+    if config.get_tcp_user_timeout() == unset.get_tcp_user_timeout() {
+        config.tcp_user_timeout(UNACKNOWLEDGED_MAX);
+    }
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+}
 
 /// An error, told apart by what can be done about it.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +110,7 @@ impl Connection {
         let url = section.url.as_deref().unwrap_or_default();
         let patience = Duration::from_millis(section.connect_timeout_ms.into());
         let connecting = async {
-            let mut inner = AsyncPgConnection::establish(url).await?;
+            let mut inner = establish(url).await?;
             let settings = format!(
                 "SET synchronous_commit = on; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {0}",
                 section.statement_timeout_ms
@@ -127,6 +159,10 @@ impl Pool {
         let mut config = ManagerConfig::default();
         // A broken connection is noticed by the next request, which then goes without PostgreSQL: no extra round trip for all.
         config.recycling_method = RecyclingMethod::Fast;
+        config.custom_setup = Box::new(|url| {
+            let url = url.to_owned();
+            async move { establish(&url).await }.boxed()
+        });
         let url = section.url.clone().unwrap_or_default();
         let manager = AsyncDieselConnectionManager::new_with_config(url, config);
         let inner = deadpool::Pool::builder(manager)

@@ -1,0 +1,18 @@
+//! The system of record, against a real PostgreSQL: what is written together, what is refused, and what is read back.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod batches;
+mod checkpoints;
+mod constraints;
+mod database;
+mod drafts;
+mod dumps;
+mod limits;
+mod line;
+mod look_ups;
+mod migrations;
+mod outages;
+mod pool;
+mod shop;
+mod writer;
