@@ -39,10 +39,7 @@ impl KafkaError {
                 RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition,
-            ) => Self::Missing {
-                topic: topic.to_owned(),
-                partition,
-            },
+            ) => Self::Missing { topic: topic.to_owned(), partition },
             Some(
                 RDKafkaErrorCode::Fatal
                 | RDKafkaErrorCode::Authentication
@@ -70,11 +67,7 @@ impl Connection {
     /// A connection for the service named `client_id`.
     #[must_use]
     pub fn new(section: KafkaSection, client_id: &str, metrics: KafkaMetrics) -> Self {
-        Self {
-            section: Arc::new(section),
-            client_id: client_id.to_owned(),
-            metrics,
-        }
+        Self { section: Arc::new(section), client_id: client_id.to_owned(), metrics }
     }
 
     /// The configuration it was made from.
@@ -103,30 +96,22 @@ impl Connection {
             .set("security.protocol", section.security_protocol.as_str())
             // 10 s by default: a broker that is back should be used within the deadline of a claim.
             .set("reconnect.backoff.max.ms", "2000")
+            // 5 min by default: partitions that `couponctl topics apply` has added would have gateways that append to them, but nobody
+            // who works on them.
+            .set("topic.metadata.refresh.interval.ms", "10000")
             // Half-open connections through load balancers would otherwise be noticed at the first request only.
             .set("socket.keepalive.enable", "true")
             // Events (and with them our metrics) are served whenever the client is polled.
-            .set(
-                "statistics.interval.ms",
-                section.statistics_interval_ms.to_string(),
-            )
+            .set("statistics.interval.ms", section.statistics_interval_ms.to_string())
             // Topics are made by `couponctl topics apply`, never by a typing mistake.
             .set("allow.auto.create.topics", "false");
         config.set_log_level(RDKafkaLogLevel::Info);
         let optional = [
             ("ssl.ca.location", path(section.ssl_ca_file.as_deref())),
-            (
-                "ssl.certificate.location",
-                path(section.ssl_certificate_file.as_deref()),
-            ),
+            ("ssl.certificate.location", path(section.ssl_certificate_file.as_deref())),
             ("ssl.key.location", path(section.ssl_key_file.as_deref())),
             // The default is GSSAPI, which this build does not have.
-            (
-                "sasl.mechanisms",
-                section
-                    .sasl_mechanism
-                    .map(|mechanism| mechanism.as_str().to_owned()),
-            ),
+            ("sasl.mechanisms", section.sasl_mechanism.map(|mechanism| mechanism.as_str().to_owned())),
             ("sasl.username", section.sasl_username.clone()),
             ("sasl.password", section.sasl_password.clone()),
         ];
@@ -139,11 +124,7 @@ impl Connection {
     }
 
     pub(crate) fn observer(&self, purpose: &'static str) -> Observer {
-        Observer {
-            purpose,
-            metrics: self.metrics.clone(),
-            seen: Mutex::default(),
-        }
+        Observer { purpose, metrics: self.metrics.clone(), seen: Mutex::default() }
     }
 }
 
@@ -165,16 +146,18 @@ impl Observer {
         let before = seen.entry((broker.to_owned(), kind)).or_default();
         let more = total.saturating_sub(*before);
         *before = total;
-        self.metrics
-            .broker_errors_total
-            .with_label_values(&[broker, kind])
-            .inc_by(more);
+        self.metrics.broker_errors_total.with_label_values(&[broker, kind]).inc_by(more);
     }
 }
 
 impl ClientContext for Observer {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let purpose = self.purpose;
+        if facility == "CONFWARN" {
+            // It warns of settings that we chose, each with its reason.
+            tracing::debug!(target: "librdkafka", purpose, "{message}");
+            return;
+        }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(target: "librdkafka", purpose, facility, "{message}");
@@ -190,6 +173,10 @@ impl ClientContext for Observer {
     }
 
     fn error(&self, error: ClientError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            // Nothing is wrong: a reader has reached the end.
+            return;
+        }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.metrics.up.set(0);
         }
@@ -204,10 +191,7 @@ impl ClientContext for Observer {
             if let Some(rtt) = &broker.rtt {
                 let quantiles = [("p50", rtt.p50), ("p99", rtt.p99)];
                 for (quantile, microseconds) in quantiles {
-                    let gauge = self
-                        .metrics
-                        .broker_rtt_seconds
-                        .with_label_values(&[name.as_str(), quantile]);
+                    let gauge = self.metrics.broker_rtt_seconds.with_label_values(&[name.as_str(), quantile]);
                     gauge.set(
                         std::time::Duration::from_micros(microseconds.try_into().unwrap_or(0)).as_secs_f64(),
                     );

@@ -19,10 +19,7 @@ impl Problem {
     /// A problem of the key at `path`.
     #[must_use]
     pub fn new(path: &str, problem: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            problem: problem.into(),
-        }
+        Self { path: path.to_owned(), problem: problem.into() }
     }
 }
 
@@ -196,31 +193,15 @@ impl KafkaSection {
     pub fn problems(&self, production: bool) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut wrong = |key: &str, problem: String| {
-            problems.push(Problem {
-                path: format!("kafka.{key}"),
-                problem,
-            });
+            problems.push(Problem { path: format!("kafka.{key}"), problem });
         };
-        if self
-            .bootstrap_servers
-            .split(',')
-            .any(|server| !is_host_and_port(server))
-        {
-            wrong(
-                "bootstrap_servers",
-                "must be host:port, comma-separated".to_owned(),
-            );
+        if self.bootstrap_servers.split(',').any(|server| !is_host_and_port(server)) {
+            wrong("bootstrap_servers", "must be host:port, comma-separated".to_owned());
         }
-        for (key, prefix) in [
-            ("topic_prefix", &self.topic_prefix),
-            ("group_prefix", &self.group_prefix),
-        ] {
+        for (key, prefix) in [("topic_prefix", &self.topic_prefix), ("group_prefix", &self.group_prefix)] {
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             if prefix.len() > 100 || !prefix.bytes().all(legal) {
-                wrong(
-                    key,
-                    "must have at most 100 characters of a-z, A-Z, 0-9, '.', '_' and '-'".to_owned(),
-                );
+                wrong(key, "must have at most 100 characters of a-z, A-Z, 0-9, '.', '_' and '-'".to_owned());
             }
         }
         let ranges = [
@@ -232,12 +213,7 @@ impl KafkaSection {
             ("fetch_queue_kib_max", self.fetch_queue_kib_max, 1_024, 1_048_576),
             ("session_timeout_ms", self.session_timeout_ms, 6_000, 60_000),
             ("request_timeout_ms", self.request_timeout_ms, 500, 60_000),
-            (
-                "statistics_interval_ms",
-                self.statistics_interval_ms,
-                1_000,
-                60_000,
-            ),
+            ("statistics_interval_ms", self.statistics_interval_ms, 1_000, 60_000),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -274,10 +250,7 @@ impl KafkaSection {
         ];
         for (key, is_set) in sasl {
             if self.security_protocol.is_sasl() && !is_set {
-                wrong(
-                    key,
-                    format!("must be set for {}", self.security_protocol.as_str()),
-                );
+                wrong(key, format!("must be set for {}", self.security_protocol.as_str()));
             }
             if !self.security_protocol.is_sasl() && is_set {
                 wrong(key, "is set, but security_protocol is not SASL".to_owned());
@@ -302,21 +275,14 @@ mod tests {
     use super::*;
 
     fn paths(section: &KafkaSection, production: bool) -> Vec<String> {
-        section
-            .problems(production)
-            .into_iter()
-            .map(|problem| problem.path)
-            .collect()
+        section.problems(production).into_iter().map(|problem| problem.path).collect()
     }
 
     #[test]
     fn the_defaults_are_right_in_dev_and_ask_for_encryption_in_prod() {
         assert_eq!(paths(&KafkaSection::default(), false), Vec::<String>::new());
         assert_eq!(paths(&KafkaSection::default(), true), ["kafka.security_protocol"]);
-        let trusted = KafkaSection {
-            allow_plaintext: true,
-            ..KafkaSection::default()
-        };
+        let trusted = KafkaSection { allow_plaintext: true, ..KafkaSection::default() };
         assert_eq!(paths(&trusted, true), Vec::<String>::new());
         assert_eq!(trusted.layout(true).replication_factor, 3);
         assert_eq!(trusted.layout(false).replication_factor, 1);

@@ -75,13 +75,7 @@ impl DeadLetterWriter {
         service: &'static str,
         release: &'static str,
     ) -> Self {
-        Self {
-            producer,
-            topic,
-            origin_topic,
-            service,
-            release,
-        }
+        Self { producer, topic, origin_topic, service, release }
     }
 
     /// Writes the letters and waits until all are acknowledged, calling `on_wait` about every second.
@@ -91,10 +85,8 @@ impl DeadLetterWriter {
     pub fn write(&self, letters: &[DeadLetter], on_wait: &mut dyn FnMut()) -> Result<(), AppendError> {
         let mut batch = self.producer.batch();
         for letter in letters {
-            let payload = letter
-                .payload
-                .as_deref()
-                .map(|payload| payload.get(..PAYLOAD_BYTES_MAX).unwrap_or(payload));
+            let payload =
+                letter.payload.as_deref().map(|payload| payload.get(..PAYLOAD_BYTES_MAX).unwrap_or(payload));
             let problem = cut(&letter.problem);
             let (partition, offset, time, length) = (
                 letter.origin_partition.to_string(),

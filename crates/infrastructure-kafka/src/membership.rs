@@ -60,15 +60,9 @@ impl Membership {
             .set("partition.assignment.strategy", "cooperative-sticky")
             // 45 s by default: a line would stand still that long after a crash.
             .set("session.timeout.ms", section.session_timeout_ms.to_string())
-            .set(
-                "heartbeat.interval.ms",
-                (section.session_timeout_ms / 4).to_string(),
-            );
+            .set("heartbeat.interval.ms", (section.session_timeout_ms / 4).to_string());
         let metrics = connection.metrics();
-        metrics
-            .assigned_partitions
-            .with_label_values(&[group, topic])
-            .set(0);
+        metrics.assigned_partitions.with_label_values(&[group, topic]).set(0);
         metrics.rebalances_total.with_label_values(&[group]).inc_by(0);
         let context = MemberContext {
             observer: connection.observer("membership"),
@@ -80,9 +74,7 @@ impl Membership {
         let consumer: BaseConsumer<MemberContext> = config
             .create_with_context(context)
             .map_err(|error| KafkaError::Fatal(format!("consumer settings: {error}")))?;
-        consumer
-            .subscribe(&[topic])
-            .map_err(|error| KafkaError::of(&error, topic, -1))?;
+        consumer.subscribe(&[topic]).map_err(|error| KafkaError::of(&error, topic, -1))?;
         let stop = Arc::new(AtomicBool::new(false));
         let (commits, waiting) = sync_channel(COMMITS_WAITING_MAX);
         let stopped = Arc::clone(&stop);
@@ -90,11 +82,7 @@ impl Membership {
             .name("membership".to_owned())
             .spawn(move || run(&consumer, &waiting, &stopped))
             .map_err(|error| KafkaError::Fatal(format!("no thread for the membership: {error}")))?;
-        Ok(Self {
-            stop,
-            commits,
-            thread,
-        })
+        Ok(Self { stop, commits, thread })
     }
 
     /// Commits the next offset of a partition, for lag figures only: it is dropped when the queue is full.
@@ -201,10 +189,7 @@ struct MemberContext {
 
 impl MemberContext {
     fn partitions(list: &TopicPartitionList) -> Vec<i32> {
-        list.elements()
-            .iter()
-            .map(|element| element.partition())
-            .collect()
+        list.elements().iter().map(|element| element.partition()).collect()
     }
 
     /// Takes the partitions at their end and pauses them at once: this client never fetches.
@@ -236,10 +221,7 @@ impl ConsumerContext for MemberContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let partitions = Self::partitions(list);
         let metrics = self.connection.metrics();
-        metrics
-            .rebalances_total
-            .with_label_values(&[self.group.as_str()])
-            .inc();
+        metrics.rebalances_total.with_label_values(&[self.group.as_str()]).inc();
         let result = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             let result = self.take(consumer, &partitions);
             tracing::info!(topic = self.topic, ?partitions, "assigned");
@@ -247,22 +229,14 @@ impl ConsumerContext for MemberContext {
             result
         } else {
             if !partitions.is_empty() {
-                tracing::info!(
-                    topic = self.topic,
-                    ?partitions,
-                    lost = consumer.assignment_lost(),
-                    "revoked"
-                );
+                tracing::info!(topic = self.topic, ?partitions, lost = consumer.assignment_lost(), "revoked");
                 self.handler.lock().revoked(&partitions);
             }
             consumer.incremental_unassign(list)
         };
         if let Err(error) = result {
             // The group's view and ours differ now; the next poll reports it if it is fatal.
-            tracing::error!(
-                topic = self.topic,
-                "a rebalance could not be carried out: {error}"
-            );
+            tracing::error!(topic = self.topic, "a rebalance could not be carried out: {error}");
         }
         let held = consumer.assignment().map_or(0, |list| list.count());
         metrics

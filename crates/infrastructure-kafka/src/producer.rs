@@ -189,10 +189,7 @@ impl Producer {
         match purpose {
             ProducerPurpose::Claims => config
                 .set("linger.ms", section.linger_ms.to_string())
-                .set(
-                    "queue.buffering.max.messages",
-                    section.queue_messages_max.to_string(),
-                )
+                .set("queue.buffering.max.messages", section.queue_messages_max.to_string())
                 .set("message.timeout.ms", section.message_timeout_ms.to_string()),
             ProducerPurpose::Outcomes => config
                 // A batch is produced in one go and awaited: whatever is there is sent at once.
@@ -209,10 +206,7 @@ impl Producer {
         let inner = config
             .create_with_context(context)
             .map_err(|error| KafkaError::Fatal(format!("producer settings: {error}")))?;
-        Ok(Self {
-            inner: Arc::new(inner),
-            connection: connection.clone(),
-        })
+        Ok(Self { inner: Arc::new(inner), connection: connection.clone() })
     }
 
     /// Appends a record and awaits its acknowledgement.
@@ -235,12 +229,7 @@ impl Producer {
     /// Starts a batch: records are produced one by one, in order, and awaited together.
     #[must_use]
     pub fn batch(&self) -> Batch<'_> {
-        Batch {
-            producer: self,
-            state: Arc::default(),
-            started: Instant::now(),
-            topic: None,
-        }
+        Batch { producer: self, state: Arc::default(), started: Instant::now(), topic: None }
     }
 
     /// How many records wait for their acknowledgement.
@@ -250,8 +239,7 @@ impl Producer {
     }
 
     fn enqueue(&self, record: NewRecord<'_>, slot: Slot) -> Result<(), AppendError> {
-        self.try_enqueue(record, Box::new(slot))
-            .map_err(|(error, _)| error)
+        self.try_enqueue(record, Box::new(slot)).map_err(|(error, _)| error)
     }
 
     fn try_enqueue(&self, record: NewRecord<'_>, slot: Box<Slot>) -> Result<(), (AppendError, Box<Slot>)> {
@@ -263,26 +251,18 @@ impl Producer {
         }
         if !record.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            base = base.headers(record.headers.iter().fold(headers, |headers, (key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: Some(*value),
-                })
-            }));
+            base =
+                base.headers(record.headers.iter().fold(headers, |headers, (key, value)| {
+                    headers.insert(Header { key, value: Some(*value) })
+                }));
         }
-        self.inner
-            .send(base)
-            .map_err(|(error, base)| (AppendError::of(&error), base.delivery_opaque))
+        self.inner.send(base).map_err(|(error, base)| (AppendError::of(&error), base.delivery_opaque))
     }
 
     fn observe(&self, topic: &str, started: Instant, report: &Report) {
-        let result = report
-            .as_ref()
-            .map_or_else(AppendError::result_label, |_| "acked");
+        let result = report.as_ref().map_or_else(AppendError::result_label, |_| "acked");
         let histogram = &self.connection.metrics().delivery_seconds;
-        histogram
-            .with_label_values(&[topic, result])
-            .observe(started.elapsed().as_secs_f64());
+        histogram.with_label_values(&[topic, result]).observe(started.elapsed().as_secs_f64());
     }
 }
 
@@ -318,7 +298,10 @@ impl Batch<'_> {
                     on_wait();
                     std::thread::park_timeout(Duration::from_millis(20));
                 }
-                Err((error, _)) => return Err(error),
+                Err((error, _)) => {
+                    self.state.report(Err(error.clone()));
+                    return Err(error);
+                }
             }
         }
     }
@@ -332,16 +315,13 @@ impl Batch<'_> {
         let deadline = Instant::now() + patience;
         let mut counts = self.state.counts.lock();
         loop {
-            if let Some(error) = counts.failure.take() {
+            if let Some(error) = &counts.failure {
                 self.observe(&Err(error.clone()));
-                return Err(error);
+                return Err(error.clone());
             }
             if counts.reported == counts.sent {
-                let acknowledged = Acknowledged {
-                    partition: 0,
-                    offset: counts.last_offset,
-                    append_time_ms: None,
-                };
+                let acknowledged =
+                    Acknowledged { partition: 0, offset: counts.last_offset, append_time_ms: None };
                 self.observe(&Ok(acknowledged));
                 return Ok(Ok(counts.last_offset));
             }

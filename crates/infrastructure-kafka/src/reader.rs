@@ -2,7 +2,7 @@
 //! whoever reads keeps its place with its data.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -61,7 +61,10 @@ impl<'a> RecordView<'a> {
 
     /// All headers, in their order.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
-        self.0.headers().into_iter().flat_map(|headers| headers.iter().map(|header| (header.key, header.value)))
+        self.0
+            .headers()
+            .into_iter()
+            .flat_map(|headers| headers.iter().map(|header| (header.key, header.value)))
     }
 
     /// The first header with this name.
@@ -78,7 +81,7 @@ pub enum ReadError {
     /// Compare [`Reader::bounds`] with what is known.
     #[error("partition {partition} no longer holds the next offset")]
     OutOfRange {
-        /// Which partition.
+        /// Which partition; -1 where several are read, since the client does not say.
         partition: i32,
     },
     /// See [`KafkaError`].
@@ -91,8 +94,8 @@ pub struct Reader {
     consumer: BaseConsumer<Observer>,
     topic: String,
     request_timeout: Duration,
-    /// Partitions whose end was reached at least once since they were assigned.
-    ends_seen: RefCell<BTreeSet<i32>>,
+    /// The ends that partitions had when they were assigned and that were not reached yet.
+    ends_ahead: RefCell<BTreeMap<i32, i64>>,
 }
 
 impl Reader {
@@ -113,15 +116,14 @@ impl Reader {
             // Nothing here is written in transactions; bounds and reads must speak of the same records.
             .set("isolation.level", "read_uncommitted")
             .set("check.crcs", "true")
+            // 30 s by default: so long a topic that is not there would look like an empty one.
+            .set("topic.metadata.propagation.max.ms", "5000")
             // Says when a partition's end is reached, which offsets alone do not tell in a compacted topic.
             .set("enable.partition.eof", "true")
             // 1000 by default: with a full backlog the fetcher would pause 80 % of the time.
             .set("fetch.queue.backoff.ms", "1")
             .set("fetch.wait.max.ms", "100")
-            .set(
-                "queued.max.messages.kbytes",
-                section.fetch_queue_kib_max.to_string(),
-            );
+            .set("queued.max.messages.kbytes", section.fetch_queue_kib_max.to_string());
         let consumer = config
             .create_with_context(connection.observer(purpose))
             .map_err(|error| KafkaError::Fatal(format!("consumer settings: {error}")))?;
@@ -129,7 +131,7 @@ impl Reader {
             consumer,
             topic: topic.to_owned(),
             request_timeout: connection.request_timeout(),
-            ends_seen: RefCell::default(),
+            ends_ahead: RefCell::default(),
         })
     }
 
@@ -144,15 +146,23 @@ impl Reader {
     /// # Errors
     /// [`KafkaError`].
     pub fn assign(&self, starts: &[(i32, i64)]) -> Result<(), KafkaError> {
-        self.ends_seen.borrow_mut().clear();
         let mut list = TopicPartitionList::with_capacity(starts.len());
         for (partition, offset) in starts {
             list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset))
                 .map_err(|error| KafkaError::of(&error, &self.topic, *partition))?;
         }
-        self.consumer
-            .assign(&list)
-            .map_err(|error| KafkaError::of(&error, &self.topic, -1))
+        self.consumer.assign(&list).map_err(|error| KafkaError::of(&error, &self.topic, -1))
+    }
+
+    /// Reads these partitions from the start of their bounds on, and remembers the ends for [`Reader::is_at_end`].
+    ///
+    /// # Errors
+    /// [`KafkaError`].
+    pub fn assign_within(&self, bounds: &[(i32, LogBounds)]) -> Result<(), KafkaError> {
+        let ahead = bounds.iter().filter(|(_, log)| log.start < log.end);
+        *self.ends_ahead.borrow_mut() = ahead.map(|(partition, log)| (*partition, log.end)).collect();
+        let starts: Vec<_> = bounds.iter().map(|(partition, log)| (*partition, log.start)).collect();
+        self.assign(&starts)
     }
 
     /// The partition's bounds, asked of its leader.
@@ -167,10 +177,19 @@ impl Reader {
         Ok(LogBounds { start, end })
     }
 
-    /// How many of the assigned partitions have been read to what was their end at that moment.
+    /// True once every partition has been read to the end that it had when it was assigned by [`Reader::assign_within`].
     #[must_use]
-    pub fn ends_seen(&self) -> usize {
-        self.ends_seen.borrow().len()
+    pub fn is_at_end(&self) -> bool {
+        self.ends_ahead.borrow().is_empty()
+    }
+
+    /// A record tells that an end is reached; in a compacted topic the last offset may be gone, and then the client tells. It does so only
+    /// where nothing new arrives for a while, so neither sign is enough alone.
+    fn passed(&self, partition: i32, next_offset: i64) {
+        let mut ahead = self.ends_ahead.borrow_mut();
+        if ahead.get(&partition).is_some_and(|end| next_offset >= *end) {
+            ahead.remove(&partition);
+        }
     }
 
     /// How many partitions the topic has.
@@ -182,15 +201,9 @@ impl Reader {
             .consumer
             .fetch_metadata(Some(&self.topic), self.request_timeout)
             .map_err(|error| KafkaError::of(&error, &self.topic, -1))?;
-        let count = metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len());
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
         match i32::try_from(count) {
-            Ok(0) | Err(_) => Err(KafkaError::Missing {
-                topic: self.topic.clone(),
-                partition: 0,
-            }),
+            Ok(0) | Err(_) => Err(KafkaError::Missing { topic: self.topic.clone(), partition: 0 }),
             Ok(count) => Ok(count),
         }
     }
@@ -214,6 +227,7 @@ impl Reader {
                 Some(Ok(message)) => {
                     taken += 1;
                     patience = Duration::ZERO;
+                    self.passed(message.partition(), message.offset().saturating_add(1));
                     if each(RecordView(&message)).is_break() {
                         break;
                     }
@@ -232,13 +246,11 @@ impl Reader {
     fn classify(&self, error: &ClientError) -> Option<ReadError> {
         match (error, error.rdkafka_error_code()) {
             (ClientError::PartitionEOF(partition), _) => {
-                self.ends_seen.borrow_mut().insert(*partition);
+                self.passed(*partition, i64::MAX);
                 None
             }
             (_, Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset)) => {
-                Some(ReadError::OutOfRange {
-                    partition: self.assigned_partition(),
-                })
+                Some(ReadError::OutOfRange { partition: self.assigned_partition() })
             }
             (ClientError::MessageConsumptionFatal(_), _) => Some(KafkaError::Fatal(error.to_string()).into()),
             _ => match KafkaError::of(error, &self.topic, self.assigned_partition()) {
@@ -253,11 +265,11 @@ impl Reader {
 
     /// The partition that an error speaks of, where only one is read; else -1.
     fn assigned_partition(&self) -> i32 {
-        match self.consumer.assignment().map(|list| {
-            list.elements()
-                .first()
-                .map(|first| (list.count(), first.partition()))
-        }) {
+        match self
+            .consumer
+            .assignment()
+            .map(|list| list.elements().first().map(|first| (list.count(), first.partition())))
+        {
             Ok(Some((1, partition))) => partition,
             _ => -1,
         }

@@ -85,11 +85,7 @@ impl TopicAdmin {
         let client =
             AdminClient::from_config_and_context(&connection.base(), connection.observer("topic admin"))
                 .map_err(|error| KafkaError::Fatal(format!("admin client settings: {error}")))?;
-        Ok(Self {
-            client,
-            layout,
-            timeout: connection.request_timeout(),
-        })
+        Ok(Self { client, layout, timeout: connection.request_timeout() })
     }
 
     /// Creates what is missing and grows what is too small: claims last, so that no line exists before its outcomes can. Settings of
@@ -104,12 +100,7 @@ impl TopicAdmin {
             let wanted = usize::from(self.layout.partitions);
             let applied = match self.partitions(&name)? {
                 None => self.create(topic, &name).await?,
-                Some(found) if found.len() < wanted => {
-                    let growth = [NewPartitions::new(&name, wanted)];
-                    let results = self.client.create_partitions(&growth, &self.options()).await;
-                    first_result(results, &name)?;
-                    Applied::Grown { from: found.len() }
-                }
+                Some(found) if found.len() < wanted => self.grow(&name, found.len(), wanted).await?,
                 Some(_) => Applied::Unchanged,
             };
             done.push((name, applied));
@@ -130,11 +121,13 @@ impl TopicAdmin {
             new = new.set(key, value);
         }
         let results = self.client.create_topics([&new], &self.options()).await;
-        match first_result(results, name) {
-            Ok(()) => Ok(Applied::Created),
-            Err(CreateError::Exists) => Ok(Applied::Unchanged),
-            Err(CreateError::Kafka(error)) => Err(error),
-        }
+        applied(first_result(results, name), Applied::Created)
+    }
+
+    async fn grow(&self, name: &str, from: usize, to: usize) -> Result<Applied, KafkaError> {
+        let growth = [NewPartitions::new(name, to)];
+        let results = self.client.create_partitions(&growth, &self.options()).await;
+        applied(first_result(results, name), Applied::Grown { from })
     }
 
     /// Everything about the topics that is not as it has to be, at once.
@@ -163,11 +156,7 @@ impl TopicAdmin {
         let expected = usize::from(self.layout.partitions);
         if replicas.len() < expected {
             let (topic, found) = (name.to_owned(), replicas.len());
-            problems.push(TopicProblem::TooFewPartitions {
-                topic,
-                found,
-                expected,
-            });
+            problems.push(TopicProblem::TooFewPartitions { topic, found, expected });
         }
         let mut wrong = |setting: &str, found: &str, expected: &str| {
             problems.push(TopicProblem::Wrong {
@@ -190,10 +179,7 @@ impl TopicAdmin {
             }
         }
         let in_sync = found("min.insync.replicas");
-        if in_sync
-            .parse::<u16>()
-            .map_or(true, |copies| copies < self.layout.min_insync_replicas)
-        {
+        if in_sync.parse::<u16>().map_or(true, |copies| copies < self.layout.min_insync_replicas) {
             let at_least = format!("at least {}", self.layout.min_insync_replicas);
             wrong("min.insync.replicas", in_sync, &at_least);
         }
@@ -211,13 +197,7 @@ impl TopicAdmin {
             return Ok(None);
         };
         match topic.error().map(RDKafkaErrorCode::from) {
-            None => Ok(Some(
-                topic
-                    .partitions()
-                    .iter()
-                    .map(|partition| partition.replicas().len())
-                    .collect(),
-            )),
+            None => Ok(Some(topic.partitions().iter().map(|partition| partition.replicas().len()).collect())),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
             Some(code) => Err(KafkaError::of(&ClientError::MetadataFetch(code), name, -1)),
         }
@@ -233,47 +213,44 @@ impl TopicAdmin {
         let mut settings = HashMap::new();
         for resource in resources {
             let resource = resource.map_err(|code| KafkaError::of(&ClientError::AdminOp(code), name, -1))?;
-            settings.extend(
-                resource
-                    .entries
-                    .into_iter()
-                    .filter_map(|entry| Some((entry.name, entry.value?))),
-            );
+            settings
+                .extend(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))));
         }
         Ok(settings)
     }
 
     fn options(&self) -> AdminOptions {
-        AdminOptions::new()
-            .request_timeout(Some(self.timeout))
-            .operation_timeout(Some(self.timeout))
+        AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
 }
 
-enum CreateError {
-    Exists,
+enum ApplyError {
+    /// It is so already: somebody else was faster.
+    Already,
     Kafka(KafkaError),
 }
 
-impl From<CreateError> for KafkaError {
-    fn from(error: CreateError) -> Self {
-        match error {
-            CreateError::Exists => Self::Unreachable("somebody else is creating the topic".to_owned()),
-            CreateError::Kafka(error) => error,
-        }
+fn applied(result: Result<(), ApplyError>, done: Applied) -> Result<Applied, KafkaError> {
+    match result {
+        Ok(()) => Ok(done),
+        Err(ApplyError::Already) => Ok(Applied::Unchanged),
+        Err(ApplyError::Kafka(error)) => Err(error),
     }
 }
 
 fn first_result(
     results: Result<Vec<rdkafka::admin::TopicResult>, ClientError>,
     name: &str,
-) -> Result<(), CreateError> {
-    let results = results.map_err(|error| CreateError::Kafka(KafkaError::of(&error, name, -1)))?;
+) -> Result<(), ApplyError> {
+    let results = results.map_err(|error| ApplyError::Kafka(KafkaError::of(&error, name, -1)))?;
     match results.into_iter().next() {
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Err(CreateError::Exists),
-        Some(Err((_, code))) => Err(CreateError::Kafka(KafkaError::Fatal(format!(
-            "topic {name} was refused: {code}"
-        )))),
+        // The second code is what a growth gets that would be none.
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists | RDKafkaErrorCode::InvalidPartitions))) => {
+            Err(ApplyError::Already)
+        }
+        Some(Err((_, code))) => {
+            Err(ApplyError::Kafka(KafkaError::Fatal(format!("topic {name} was refused: {code}"))))
+        }
         Some(Ok(_)) | None => Ok(()),
     }
 }

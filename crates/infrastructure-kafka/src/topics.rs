@@ -24,13 +24,8 @@ pub const DEAD_LETTER_RETENTION_MS: u64 = 30 * DAY_MS;
 impl Topic {
     /// All of them, in the order in which they are grown: claims last, so that a gateway never appends to a line that has no place for its
     /// outcomes yet.
-    pub const ALL: [Self; 5] = [
-        Self::Outcomes,
-        Self::State,
-        Self::Persisted,
-        Self::DeadLetters,
-        Self::Claims,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Outcomes, Self::State, Self::Persisted, Self::DeadLetters, Self::Claims];
 
     /// The name without prefix.
     #[must_use]
@@ -50,10 +45,7 @@ impl Topic {
         match self {
             // The fold's only time is the broker's append time; a client's clock would decide who was early.
             Self::Claims | Self::Outcomes | Self::DeadLetters => {
-                vec![
-                    ("cleanup.policy", "delete"),
-                    ("message.timestamp.type", "LogAppendTime"),
-                ]
+                vec![("cleanup.policy", "delete"), ("message.timestamp.type", "LogAppendTime")]
             }
             // The last record of each key must stay for ever.
             Self::State | Self::Persisted => vec![("cleanup.policy", "compact")],
