@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use actix_web::web::{Data, Path};
+use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use coupon_domain::stream_token::StreamToken;
 use coupon_domain::view_sync::ViewWatermark;
@@ -15,6 +15,7 @@ use coupon_domain::{
     UserId,
 };
 use infrastructure_http::headers::idempotency_key;
+use infrastructure_http::listener::without_fields;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_http::{ClaimView, Code, Problem};
 use infrastructure_redis::{Prefilter, RedisError};
@@ -29,21 +30,28 @@ pub(crate) async fn post(
     request: HttpRequest,
     path: Path<String>,
     desk: Data<Desk>,
+    body: Result<Bytes, actix_web::Error>,
 ) -> Result<HttpResponse, Problem> {
-    let response = press(&request, &path, &desk).await;
+    let response = press(&request, &path, &desk, body).await;
     if let Err(problem) = &response {
         desk.metrics.refused(problem.code());
     }
     response
 }
 
-async fn press(request: &HttpRequest, path: &str, desk: &Desk) -> Result<HttpResponse, Problem> {
+async fn press(
+    request: &HttpRequest,
+    path: &str,
+    desk: &Desk,
+    body: Result<Bytes, actix_web::Error>,
+) -> Result<HttpResponse, Problem> {
     let _place = desk.in_flight.take().ok_or_else(|| {
         Problem::new(Code::Overloaded, "as many claims as this process takes are under way")
     })?;
     let caller = desk.verifier.caller(request)?;
     desk.rates.has_room()?;
     desk.rates.admit(&caller.user_id)?;
+    without_fields(body, desk.context.config.http.body_bytes_max)?;
     let coupon_id = parse_coupon(path)?;
     let known = desk.known_coupon(coupon_id)?;
     let key = desk.key_of(&known.state)?;
@@ -217,9 +225,20 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
 impl Desk {
     /// A coupon that is on offer, or was.
     pub(crate) fn known_coupon(&self, coupon_id: CouponId) -> Result<Arc<PublishedState>, Problem> {
-        self.states
-            .get(coupon_id)
-            .ok_or_else(|| Problem::new(Code::UnknownCoupon, format!("there is no coupon {coupon_id}")))
+        let unknown = || Problem::new(Code::UnknownCoupon, format!("there is no coupon {coupon_id}"));
+        self.look_for(coupon_id)?.ok_or_else(unknown)
+    }
+
+    /// A coupon, or none; but no answer while the gateway has not read all of them.
+    pub(crate) fn look_for(&self, coupon_id: CouponId) -> Result<Option<Arc<PublishedState>>, Problem> {
+        // Asked first: what is read to its end meanwhile is found.
+        let is_complete = self.states.is_complete();
+        let known = self.states.get(coupon_id);
+        if known.is_none() && !is_complete {
+            let detail = "this gateway has not read all coupons yet; nothing happened";
+            return Err(Problem::new(Code::Unavailable, detail));
+        }
+        Ok(known)
     }
 
     /// The coupon's own key.

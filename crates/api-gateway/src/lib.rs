@@ -117,6 +117,7 @@ impl Service for ApiGateway {
         let handles = [users.handle(), admin.handle()];
         let serving = [context.tasks.spawn("http", users), context.tasks.spawn("admin", admin)];
 
+        context.booted.met();
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use coupon_domain::wire::{PublishedState, decode_state};
@@ -27,12 +27,19 @@ pub(crate) struct StateMap {
     coupons: RwLock<HashMap<CouponId, Arc<PublishedState>, foldhash::fast::RandomState>>,
     /// The highest decided offset seen of each partition; -1 where none was.
     decided: RwLock<Vec<AtomicI64>>,
+    /// True once the topic has been read to its end.
+    complete: AtomicBool,
     changes: watch::Sender<u64>,
 }
 
 impl Default for StateMap {
     fn default() -> Self {
-        Self { coupons: RwLock::default(), decided: RwLock::default(), changes: watch::Sender::new(0) }
+        Self {
+            coupons: RwLock::default(),
+            decided: RwLock::default(),
+            complete: AtomicBool::new(false),
+            changes: watch::Sender::new(0),
+        }
     }
 }
 
@@ -40,6 +47,11 @@ impl StateMap {
     /// A coupon.
     pub(crate) fn get(&self, coupon_id: CouponId) -> Option<Arc<PublishedState>> {
         self.coupons.read().get(&coupon_id).cloned()
+    }
+
+    /// False while the topic is read for the first time: until then a coupon that is not here may exist all the same.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
     }
 
     /// The highest offset that is known to be decided in a partition.
@@ -142,11 +154,11 @@ impl Feed<'_> {
     fn read(&self, ended: &dyn Fn() -> bool, turn: &dyn Fn(), at_end: &dyn Fn()) -> Result<(), KafkaError> {
         let reader = Reader::new(self.connection, self.topic, "state tail")?;
         let count = reader.partition_count()?;
-        let mut starts = Vec::new();
+        let mut bounds = Vec::new();
         for partition in 0..count {
-            starts.push((partition, reader.bounds(partition)?.start));
+            bounds.push((partition, reader.bounds(partition)?));
         }
-        reader.assign(&starts)?;
+        reader.assign_within(&bounds)?;
         let mut checked = Instant::now();
         while !ended() {
             turn();
@@ -159,7 +171,8 @@ impl Feed<'_> {
                 Err(ReadError::OutOfRange { .. }) => return Ok(()),
                 Err(ReadError::Kafka(error)) => return Err(error),
             }
-            if reader.ends_seen() == starts.len() {
+            if reader.is_at_end() {
+                self.map.complete.store(true, Ordering::Release);
                 at_end();
             }
             if checked.elapsed() >= PARTITIONS_CHECK {

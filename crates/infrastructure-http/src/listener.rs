@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, Service, ServiceRequest};
+use actix_web::error::{JsonPayloadError, PayloadError};
 use actix_web::http::StatusCode;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpServer};
 use prometheus::HistogramVec;
 use serde::{Deserialize, Serialize};
@@ -139,8 +140,34 @@ fn status_class(status: StatusCode) -> &'static str {
     }
 }
 
-fn unreadable_body(error: actix_web::error::JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
-    Problem::invalid("body", error).into()
+fn unreadable_body(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
+    match error {
+        JsonPayloadError::OverflowKnownLength { limit, .. } | JsonPayloadError::Overflow { limit } => {
+            Problem::too_large(u32::try_from(limit).unwrap_or(u32::MAX)).into()
+        }
+        error => Problem::invalid("body", error).into(),
+    }
+}
+
+/// The body of a request that has no fields: nothing, or an empty JSON object.
+///
+/// # Errors
+/// A problem where there is more.
+pub fn without_fields(body: Result<Bytes, actix_web::Error>, limit: u32) -> Result<(), Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoFields {}
+
+    let body = body.map_err(|error| match error.as_error() {
+        Some(PayloadError::Overflow) => Problem::too_large(limit),
+        _ => Problem::invalid("body", error),
+    })?;
+    if body.is_empty() {
+        return Ok(());
+    }
+    serde_json::from_slice::<NoFields>(&body)
+        .map(|NoFields {}| ())
+        .map_err(|error| Problem::invalid("body", format!("must be empty or {{}}: {error}")))
 }
 
 async fn no_such_route(request: HttpRequest) -> Result<&'static str, Problem> {

@@ -15,6 +15,8 @@ use utoipa::ToSchema;
 pub enum Code {
     /// A field, a header or the path is wrong; `field` names it.
     InvalidRequest,
+    /// The body is larger than `http.body_bytes_max`; nothing of it was looked at.
+    PayloadTooLarge,
     /// No token, or one that does not count.
     Unauthorized,
     /// The token does not allow this.
@@ -57,6 +59,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
+            Self::PayloadTooLarge => "payload_too_large",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::UnknownCoupon => "unknown_coupon",
@@ -80,6 +83,7 @@ impl Code {
     fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::UnknownCoupon | Self::NotFound => StatusCode::NOT_FOUND,
@@ -100,6 +104,7 @@ impl Code {
     fn title(self) -> &'static str {
         match self {
             Self::InvalidRequest => "The request is wrong",
+            Self::PayloadTooLarge => "The request is too large",
             Self::Unauthorized => "A valid token is needed",
             Self::Forbidden => "The token does not allow this",
             Self::UnknownCoupon => "No such coupon",
@@ -192,6 +197,14 @@ impl Problem {
         problem
     }
 
+    /// A body beyond the limit, in bytes.
+    #[must_use]
+    pub fn too_large(limit: u32) -> Self {
+        let mut problem = Self::new(Code::PayloadTooLarge, format!("body: has more than {limit} bytes"));
+        problem.0.field = Some("body".to_owned());
+        problem
+    }
+
     /// Names the caller's claim and where its answer is found.
     #[must_use]
     pub fn claim(mut self, claim_id: &coupon_domain::ClaimId) -> Self {
@@ -258,7 +271,13 @@ mod tests {
 
     #[test]
     fn codes_are_spelled_alike_everywhere() {
-        for code in [Code::InvalidRequest, Code::SoldOut, Code::InDoubt, Code::IdempotencyKeyReused] {
+        for code in [
+            Code::InvalidRequest,
+            Code::PayloadTooLarge,
+            Code::SoldOut,
+            Code::InDoubt,
+            Code::IdempotencyKeyReused,
+        ] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }

@@ -54,7 +54,13 @@ impl Follower {
         let tail = self
             .tails
             .of(claim_id.coupon_id.partition())
-            .ok_or_else(|| Problem::new(Code::NotFound, "there is no such claim"))?;
+            // Its mac is right, so it was given out for a line that exists; we have just not heard of that line yet.
+            .ok_or_else(|| {
+                Problem::new(
+                    Code::Unavailable,
+                    "this notifier does not follow the claim's partition yet; try again",
+                )
+            })?;
         let place = self.waiting.take().ok_or_else(|| {
             Problem::new(Code::Overloaded, "as many clients as this process takes are waiting")
         })?;

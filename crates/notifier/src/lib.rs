@@ -112,6 +112,7 @@ impl Service for Notifier {
             .map_err(Ended::Configuration)?;
         let handle = server.handle();
         let serving = context.tasks.spawn("http", server);
+        context.booted.met();
         context.shutdown.requested().await;
         // Streams end by themselves with a retry hint; what is being answered gets its time.
         handle.stop(true).await;

@@ -186,11 +186,11 @@ impl PersistedTail {
         let reader = Reader::new(&self.connection, &self.topic, "persisted tail")?;
         let count = reader.partition_count()?;
         self.tails.grow(usize::try_from(count).unwrap_or(0));
-        let mut starts = Vec::new();
+        let mut bounds = Vec::new();
         for partition in 0..count {
-            starts.push((partition, reader.bounds(partition)?.start));
+            bounds.push((partition, reader.bounds(partition)?));
         }
-        reader.assign(&starts)?;
+        reader.assign_within(&bounds)?;
         let mut checked = Instant::now();
         while !self.shutdown.is_requested() {
             turn.turn();
@@ -203,7 +203,7 @@ impl PersistedTail {
                 Err(ReadError::OutOfRange { .. }) => return Ok(()),
                 Err(ReadError::Kafka(error)) => return Err(error),
             }
-            if reader.ends_seen() == starts.len() && !self.caught_up.swap(true, Ordering::AcqRel) {
+            if reader.is_at_end() && !self.caught_up.swap(true, Ordering::AcqRel) {
                 self.ready = None;
             }
             if checked.elapsed() >= PARTITIONS_CHECK {
@@ -268,15 +268,14 @@ impl OutcomesTail {
         }
         let reader = Reader::new(&self.connection, &self.topic, "outcomes tail")?;
         self.add_partitions(&reader)?;
-        let starts = self.starts(&reader)?;
-        reader.assign(&starts)?;
+        reader.assign_within(&self.bounds_to_read(&reader)?)?;
         let mut checked = Instant::now();
         while !self.shutdown.is_requested() {
             turn.turn();
             if let Turn::StartOver = self.drain(&reader)? {
                 return Ok(());
             }
-            if reader.ends_seen() == starts.len() {
+            if reader.is_at_end() {
                 self.show_readiness();
             }
             if checked.elapsed() >= PARTITIONS_CHECK {
@@ -316,8 +315,11 @@ impl OutcomesTail {
     }
 
     /// Where to read each partition that does not stand still.
-    fn starts(&mut self, reader: &Reader) -> Result<Vec<(i32, i64)>, KafkaError> {
-        let mut starts = Vec::new();
+    fn bounds_to_read(
+        &mut self,
+        reader: &Reader,
+    ) -> Result<Vec<(i32, infrastructure_kafka::LogBounds)>, KafkaError> {
+        let mut to_read = Vec::new();
         for tailed in &mut self.partitions {
             let found = reader.bounds(tailed.partition.number())?;
             let offset = |number| Offset::new(number).unwrap_or(Offset::ZERO);
@@ -327,7 +329,8 @@ impl OutcomesTail {
                     // What retention took is not read again; only look-ups can find it.
                     tailed.watermark.next_outcome_offset = start;
                     tailed.state.moved(&tailed.watermark);
-                    starts.push((tailed.partition.number(), start.number()));
+                    let log = infrastructure_kafka::LogBounds { start: start.number(), ..found };
+                    to_read.push((tailed.partition.number(), log));
                 }
                 Ok(_) => {}
                 Err(reason) => {
@@ -335,7 +338,7 @@ impl OutcomesTail {
                 }
             }
         }
-        Ok(starts)
+        Ok(to_read)
     }
 
     fn drain(&mut self, reader: &Reader) -> Result<Turn, KafkaError> {

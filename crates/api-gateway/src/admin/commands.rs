@@ -156,7 +156,7 @@ fn pending(command_id: CommandId) -> CommandView {
 impl Desk {
     /// The key behind a command's id: the coupon's own, or the active one for a coupon that is to be published.
     fn command_key(&self, coupon_id: CouponId, kind: CommandKind) -> Result<KeyId, Problem> {
-        match (self.states.get(coupon_id), kind) {
+        match (self.look_for(coupon_id)?, kind) {
             (Some(known), _) => Ok(known.state.definition.key_id().clone()),
             (None, CommandKind::Publish) => Ok(self.active_key.clone()),
             (None, _) => Err(Problem::new(
