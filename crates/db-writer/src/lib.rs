@@ -65,6 +65,7 @@ impl Service for DbWriter {
         let membership =
             Membership::join(&connection, &group, &outcomes_topic, Box::new(handler)).map_err(fatal)?;
 
+        context.booted.met();
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::config::{self, ServiceConfig};
 use crate::exit::Ended;
-use crate::health::Health;
+use crate::health::{Condition, Health};
 use crate::logs;
 use crate::metrics::Metrics;
 use crate::ops_server::{self, Ops};
@@ -48,6 +48,8 @@ pub struct Context<C> {
     pub metrics: Metrics,
     /// What its probes tell.
     pub health: Health,
+    /// `/readyz` says no until the service has met this: once it listens, and all conditions of its own exist.
+    pub booted: Arc<Condition>,
     /// The wall clock.
     pub clock: Clock,
     /// The wish to end.
@@ -62,6 +64,7 @@ impl<C> Clone for Context<C> {
             config: Arc::clone(&self.config),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
+            booted: Arc::clone(&self.booted),
             clock: self.clock.clone(),
             shutdown: self.shutdown.clone(),
             tasks: self.tasks.clone(),
@@ -159,6 +162,7 @@ fn start<S: Service>(settings: S::Config, printed: &str) -> Result<(), Ended> {
     let (tasks, ends) = Tasks::new();
     let context = Context {
         metrics: Metrics::new(S::NAME),
+        booted: Arc::new(health.ready_condition("boot", "starting")),
         health,
         clock: Clock::system(),
         shutdown: Shutdown::default(),

@@ -75,6 +75,7 @@ impl Service for StockConsumer {
         let membership =
             Membership::join(&connection, &group, &claims_topic, Box::new(handler)).map_err(fatal)?;
 
+        context.booted.met();
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
