@@ -86,8 +86,8 @@ fn dump_topics(connection: &Connection, layout: &TopicLayout, out: &Path) -> Res
     let topics = [
         (Topic::Persisted, "persisted"),
         (Topic::State, "state"),
-        (Topic::DeadLetters, "dlq"),
         (Topic::Outcomes, "outcomes"),
+        (Topic::DeadLetters, "dlq"),
         (Topic::Claims, "claims"),
     ];
     for (topic, name) in topics {
@@ -112,18 +112,13 @@ fn dump_partition(
     log: LogBounds,
     file: &mut impl Write,
 ) -> Result<u64, Failure> {
-    let (mut next, mut records) = (log.start, 0);
-    if log.start == log.end {
-        return Ok(0);
-    }
-    reader.assign(&[(partition, log.start)]).map_err(failed("reading a topic"))?;
-    // A compacted topic may lack its last offsets: its end is seen, not counted.
-    while next < log.end && reader.ends_seen() == 0 {
+    let mut records = 0;
+    reader.assign_within(&[(partition, log)]).map_err(failed("reading a topic"))?;
+    while !reader.is_at_end() {
         let mut result = Ok(());
         reader
             .drain(RECORDS_PER_TURN, READ_WAIT, |record| {
                 if record.offset() >= log.end {
-                    next = log.end;
                     return ControlFlow::Break(());
                 }
                 let base64 = |bytes: Option<&[u8]>| bytes.map(|bytes| BASE64.encode(bytes));
@@ -139,7 +134,6 @@ fn dump_partition(
                     "value": base64(record.payload()),
                     "headers": headers,
                 });
-                next = record.offset() + 1;
                 records += 1;
                 result = writeln!(file, "{line}");
                 if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -1,5 +1,7 @@
 //! `couponctl topics`
 
+use std::time::{Duration, Instant};
+
 use clap::Subcommand;
 use infrastructure_kafka::topic_admin::Applied;
 use infrastructure_kafka::{TopicAdmin, TopicProblem};
@@ -8,6 +10,9 @@ use serde_json::json;
 use crate::exit::{Failure, failed};
 use crate::output::Output;
 use crate::settings::Settings;
+
+/// How long a cluster may take to show new topics and partitions.
+const SETTLE: Duration = Duration::from_secs(15);
 
 #[derive(Subcommand)]
 pub(crate) enum Topics {
@@ -35,7 +40,7 @@ pub(crate) async fn run(topics: &Topics, settings: &Settings, output: Output) ->
                 })
                 .collect();
             output.many(&rows, &["topic", "result"]);
-            refuse(admin.problems().await.map_err(failed("checking topics"))?)
+            refuse(settled_problems(&admin).await?)
         }
         Topics::Check => {
             let problems = admin.problems().await.map_err(failed("checking topics"))?;
@@ -44,6 +49,18 @@ pub(crate) async fn run(topics: &Topics, settings: &Settings, output: Output) ->
             }
             refuse(problems)
         }
+    }
+}
+
+/// What is wrong once the cluster has had time to show new topics to everybody.
+async fn settled_problems(admin: &TopicAdmin) -> Result<Vec<TopicProblem>, Failure> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let problems = admin.problems().await.map_err(failed("checking topics"))?;
+        if !problems.iter().any(TopicProblem::is_awaited) || Instant::now() >= deadline {
+            return Ok(problems);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -5,7 +5,6 @@ use std::process::Command;
 
 use crate::environment;
 use crate::error::Error;
-use crate::services::Role;
 use crate::workspace::Workspace;
 
 /// Cargo's build profile.
@@ -33,29 +32,21 @@ impl BuildProfile {
     }
 }
 
-/// Builds the four services and `couponctl`, which prepares their topics and schema.
+/// Builds every binary of the workspace; cargo's own messages go to our stderr. All of them and not only those that are needed: cargo
+/// chooses the features of dependencies by what is built together, and would compile many a second time.
 pub fn build_services(profile: BuildProfile) -> Result<(), Error> {
-    let packages: Vec<&str> = Role::ALL.map(Role::name).into_iter().chain(["couponctl"]).collect();
-    build(profile, &packages)
-}
-
-/// Builds the binaries of these packages; cargo's own messages go to our stderr.
-pub fn build(profile: BuildProfile, packages: &[&str]) -> Result<(), Error> {
     let workspace = Workspace::find()?;
     let mut cargo = Command::new(environment::path("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace.root()).args(["build", "--bins"]);
+    cargo.current_dir(workspace.root()).args(["build", "--workspace", "--bins"]);
     if profile == BuildProfile::Release {
         cargo.arg("--release");
-    }
-    for package in packages {
-        cargo.args(["-p", package]);
     }
     let status = cargo.status().map_err(Error::io("run cargo"))?;
     if status.success() {
         return Ok(());
     }
     Err(Error::CommandFailed {
-        what: format!("cargo build of {}", packages.join(", ")),
+        what: "cargo build".to_owned(),
         status: status.to_string(),
         output: "(cargo's messages are above)".to_owned(),
     })
@@ -73,6 +64,6 @@ pub fn binary(profile: BuildProfile, name: &str) -> Result<PathBuf, Error> {
     let flag = if profile == BuildProfile::Release { " --release" } else { "" };
     Err(Error::Missing {
         what: path.display().to_string(),
-        remedy: format!("cargo build{flag} --bins -p {name}"),
+        remedy: format!("cargo build{flag} --workspace --bins"),
     })
 }

@@ -85,6 +85,12 @@ impl Deployment {
             .env("KAFKA_BOOTSTRAP", &self.kafka_bootstrap)
             .env("TOPIC_PREFIX", &self.namespace.topic_prefix)
             .env("TOPIC_PARTITIONS", self.namespace.partitions.to_string())
+            .env("REDIS_URL", &self.redis_url)
+            .env("REDIS_PREFIX", &self.namespace.redis_key_prefix)
+            .env("JWT_SECRET", &self.credentials.jwt_secret)
+            .env("JWT_ISSUER", &self.credentials.jwt_issuer)
+            .env("JWT_AUDIENCE", &self.credentials.jwt_audience)
+            .env("ADMIN_JWT_AUDIENCE", &self.credentials.admin_jwt_audience)
             .args(arguments);
         command::capture(&mut couponctl, &format!("couponctl {}", arguments.join(" ")), 4 * command::SHORT)
     }

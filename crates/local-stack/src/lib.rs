@@ -42,7 +42,7 @@ mod supervisor;
 mod waiting;
 mod workspace;
 
-pub use cargo_build::{BuildProfile, binary, build, build_services};
+pub use cargo_build::{BuildProfile, binary, build_services};
 pub use credentials::{Credentials, KEY_ID};
 pub use deployment::{Deployment, Services};
 pub use error::Error;

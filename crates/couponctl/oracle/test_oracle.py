@@ -1,0 +1,582 @@
+"""The oracle against logs whose outcomes are known, and against dumps with one planted fault each."""
+
+import base64
+import contextlib
+import csv
+import io
+import json
+import tempfile
+import time
+import unittest
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import oracle
+import rules
+
+GOLDEN = Path(__file__).parent / "../../coupon-domain/golden"
+OPENS_AT, CLOSES_AT = 1_767_225_600_000, 1_767_312_000_000
+COUPON = "c0-0192f3c0a1b27c3d8e4f5a6b7c8d9e0f"
+Json = dict[str, Any]
+
+
+def b64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()
+
+
+def moment(ms: int | None) -> str:
+    """As PostgreSQL prints it."""
+    if ms is None:
+        return ""
+    text = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text}.{ms % 1000:03}".rstrip("0").rstrip(".") + "+00" if ms % 1000 else f"{text}+00"
+
+
+def claim(user: str, coupon: str = COUPON, round_no: int = 0, slot: str = "0") -> Json:
+    mac = uuid.uuid5(uuid.NAMESPACE_OID, f"{coupon} {user} {round_no} {slot}").hex
+    ids = {"claim_id": f"{coupon}.{round_no}.{slot}.{mac}", "coupon_id": coupon}
+    return {"v": 1, **ids, "user_id": user, "round": round_no, "slot": slot, "received_at": 1}
+
+
+def command(kind: str, number: int, coupon: str = COUPON, **fields: Any) -> Json:
+    ids = {"command_id": f"{coupon}.{number:032x}", "coupon_id": coupon}
+    return {"v": 1, **ids, "kind": kind, **fields, "actor": "ops@example.org"}
+
+
+def publish(quantity: int, limit: int = 1, coupon: str = COUPON, number: int = 1, **fields: Any) -> Json:
+    window = {"opens_at": OPENS_AT, "closes_at": CLOSES_AT}
+    definition = {"name": "Tea", "quantity": quantity, "per_user_limit": limit, **window, "rules": 1, "key_id": "k1"}
+    return command("publish", number, coupon, definition=definition | fields)
+
+
+class Dump:
+    """A right dump of one partition, to plant faults in. `outcomes` may be changed, then chained and stored anew."""
+
+    def __init__(self, records: list[tuple[int, Json | bytes]], partition: int = 0) -> None:
+        self.partition = partition
+        self.coupons: dict[str, rules.Coupon] = {}
+        self.claims_start = self.outcomes_start = 0  # what is before was taken by retention
+        self.claims = [(ms, v if isinstance(v, bytes) else json.dumps(v).encode()) for ms, v in records]
+        self.outcomes = [
+            rules.fold(partition, self.coupons, src, ms, value) for src, (ms, value) in enumerate(self.claims)
+        ]
+        self.chain()
+        self.store(len(self.outcomes))
+
+    def chain(self) -> None:
+        link = rules.genesis(self.partition)
+        for outcome in self.outcomes:
+            link = outcome["chain"] = rules.link(link, outcome)
+
+    def store(self, next_src: int) -> None:
+        """Fills all stores from the outcomes below `next_src`."""
+        line = oracle.Line(self.partition, 0, [], self.coupons, dict(enumerate(self.outcomes)))
+        self.copies: list[Json] = list(self.outcomes)
+        self.tables: dict[str, list[Json]] = {name: [] for name in COLUMNS}
+        self.redis: dict[str, Json] = {}
+        self.dead: list[Json] = []
+        for outcome in self.outcomes:
+            if outcome["code"] == "invalid":
+                headers = {"origin_partition": self.partition, "origin_offset": outcome["src_offset"]}
+                self.dead.append({"headers": headers, "value": self.claims[outcome["src_offset"]][1]})
+        for outcome in self.outcomes[:next_src]:
+            place = {"src_partition": self.partition, "src_offset": outcome["src_offset"]}
+            if oracle.is_answer(outcome):
+                self.tables["claims"].append(place | oracle.claim_row(outcome))
+                self.view(outcome)
+                if outcome["code"] == "granted":
+                    self.tables["issued_coupons"].append({"code": "X"} | oracle.issued_row(line, outcome))
+            elif oracle.is_new(outcome) and outcome.get("state"):
+                self.tables["commands"].append(place | oracle.command_row(outcome))
+                self.tables["audit_events"].append(place | oracle.audit_row(outcome))
+        for coupon in self.coupons.values():
+            if coupon.state(next_src):
+                row = oracle.coupon_row(line, coupon, next_src)
+                self.tables["coupons"].append({"partition": self.partition} | row)
+                hashed = {"watermark": str(next_src), "remaining": str(coupon.remaining)}
+                hashed |= {"status": coupon.status, "round": str(coupon.round)}
+                self.redis[coupon.coupon_id] = {
+                    "key": f"t.coupon:{{{coupon.coupon_id}}}",
+                    "type": "hash",
+                    "value": hashed,
+                }
+        last = self.outcomes[next_src - 1]
+        progress: Json = {"partition": self.partition, "next_src": next_src, "next_outcome_offset": next_src, "beat": 9}
+        progress |= {"chain": f"\\x{last['chain']}", "last_appended_at": last["appended_at"]}
+        progress["last_record_id"] = last.get("claim_id") or last.get("command_id")
+        self.tables["partition_progress"] = [progress]
+
+    def view(self, outcome: Json) -> None:
+        answer = {name: outcome[name] for name in ("claim_id", *oracle.ANSWER_FIELDS) if name in outcome}
+        coupon_id, _, rest = outcome["claim_id"].partition(".")
+        mark = "F" if outcome["final"] else f"D{outcome['src_offset']}"
+        value = mark + json.dumps(answer | {"decided_at": outcome["appended_at"]})
+        key = f"t.claim:{{{coupon_id}}}:{rest}"
+        self.redis[outcome["claim_id"]] = {"key": key, "type": "string", "value": value}
+
+    def write(self, path: Path) -> None:
+        def lines(name: str, items: list[Json]) -> None:
+            (path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+
+        def records(values: list[Json]) -> list[Json]:
+            common: Json = {"partition": self.partition, "timestamp_ms": 1, "key": None, "headers": {}}
+            return [common | {"offset": offset} | value for offset, value in enumerate(values)]
+
+        claims = [{"timestamp_ms": ms, "value": b64(value)} for ms, value in self.claims]
+        lines("claims", records(claims)[self.claims_start :])
+        outcomes = [{"value": b64(json.dumps(outcome).encode())} for outcome in self.copies]
+        lines("outcomes", records(outcomes)[self.outcomes_start :])
+        states = [coupon.state(10**9) for coupon in self.coupons.values()]
+        states = [state | {"v": 1, "decided_offset": len(self.outcomes) - 1} for state in states if state]
+        lines("state", records([{"value": b64(json.dumps(state).encode())} for state in states]))
+        watermark = {"v": 1, "next_src": len(self.outcomes), "chain": self.outcomes[-1]["chain"]}
+        lines("persisted", records([{"value": b64(json.dumps(watermark).encode())}]))
+        topic = {"origin_topic": "t.coupon.claims"}
+        letters = [(letter["value"], topic | letter["headers"]) for letter in self.dead]
+        packed = [(value, {name: b64(str(text).encode()) for name, text in head.items()}) for value, head in letters]
+        lines("dlq", records([{"value": b64(value), "headers": headers} for value, headers in packed]))
+        lines("redis", list(self.redis.values()))
+        bounds = {
+            "claims": [{"partition": self.partition, "start": self.claims_start, "end": len(self.claims)}],
+            "outcomes": [{"partition": self.partition, "start": self.outcomes_start, "end": len(self.copies)}],
+        }
+        (path / "bounds.json").write_text(json.dumps(bounds))
+        meta = {"partitions": 1, "topic_prefix": "t.", "taken_at": "2026-01-01T12:00:00Z"}
+        (path / "meta.json").write_text(json.dumps(meta))
+        for name, rows in self.tables.items():
+            with (path / f"{name}.csv").open("w", newline="") as file:
+                table = csv.writer(file)
+                columns = COLUMNS[name].split()
+                table.writerow(columns)
+                table.writerows([cell(column, row.get(column)) for column in columns] for row in rows)
+
+
+COLUMNS = {
+    "claims": "src_partition src_offset claim_id coupon_id user_id round code final rank issue_no user_nth "
+    "granted_claim_id appended_at",
+    "issued_coupons": "claim_id coupon_id user_id user_nth issue_no code issued_at expires_at used_at order_ref",
+    "coupons": "coupon_id partition name initial_quantity per_user_limit opens_at closes_at expires_at "
+    "expires_after_days rules key_id status round quantity issued version last_command_mac last_command_code "
+    "last_grant_offset published_offset published_at",
+    "commands": "command_mac coupon_id src_partition src_offset kind code refusal version appended_at",
+    "partition_progress": "partition next_src next_outcome_offset chain beat last_record_id last_appended_at",
+    "audit_events": "src_partition src_offset coupon_id command_mac kind code actor reason state appended_at",
+}
+
+
+def cell(column: str, value: Any) -> str:
+    if column.endswith("_at"):
+        return moment(value)
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return json.dumps(value) if isinstance(value, dict) else "" if value is None else str(value)
+
+
+def small_dump() -> Dump:
+    """Two coupons for four users, one double click, one too early, one record of garbage."""
+    early, now = OPENS_AT - 1, OPENS_AT + 5
+    users = [(now, claim(user)) for user in ("ann", "bob", "ann", "cy", "dan")]
+    return Dump([(early, publish(2)), (early, claim("ann")), *users, (now, b"garbage")])
+
+
+class OracleTest(unittest.TestCase):
+    def run_oracle(self, dump: Dump, *options: str) -> tuple[int, Json]:
+        with tempfile.TemporaryDirectory() as path, contextlib.redirect_stdout(io.StringIO()) as output:
+            dump.write(Path(path))
+            code = oracle.main([path, "--json", *options])
+        return code, json.loads(output.getvalue())
+
+    def assert_finds(self, dump: Dump, *promises: str, options: tuple[str, ...] = ("--quiet",)) -> Json:
+        code, report = self.run_oracle(dump, *options)
+        found = sorted({violation["promise"] for violation in report["violations"]})
+        self.assertEqual(found, sorted(promises), report["violations"])
+        self.assertEqual(code, 1 if promises else 0)
+        return report
+
+
+class TheRules(unittest.TestCase):
+    def test_the_golden_log_gives_the_golden_outcomes_and_their_chain(self) -> None:
+        coupons: dict[str, rules.Coupon] = {}
+        link = rules.genesis(3)
+        log = (GOLDEN / "log_rules_1.txt").read_bytes().splitlines()
+        wanted = (GOLDEN / "log_rules_1.outcomes.jsonl").read_bytes().splitlines()
+        self.assertEqual(len(log), len(wanted))
+        for src, line in enumerate(log):
+            appended_at, _, value = line.partition(b" ")
+            outcome = rules.fold(3, coupons, src, int(appended_at), value)
+            link = outcome["chain"] = rules.link(link, outcome)
+            self.assertEqual(outcome, json.loads(wanted[src]))
+
+    def decide(self, *records: tuple[int, Json | bytes]) -> list[str]:
+        return [outcome["code"] for outcome in Dump([(OPENS_AT + at, record) for at, record in records]).outcomes]
+
+    def test_the_first_in_line_win_and_the_same_user_only_once(self) -> None:
+        users = [(1, claim(user)) for user in ("ann", "ann", "bob", "cy")]
+        codes = self.decide((-1, publish(2)), *users, (1, claim("ann", round_no=1)))
+        self.assertEqual(codes, ["applied", "granted", "granted", "granted", "sold_out", "already_issued"])
+
+    def test_each_answer_comes_in_its_order(self) -> None:
+        day = CLOSES_AT - OPENS_AT
+        codes = self.decide(
+            (-2, claim("ann")),
+            (-2, publish(1, limit=2)),
+            (-2, command("pause", 2)),
+            (-1, claim("ann")),
+            (0, claim("ann")),
+            (0, command("resume", 3)),
+            (0, claim("ann")),
+            (0, claim("bob")),
+            (0, command("restock", 4, delta=5)),
+            (0, claim("bob")),
+            (0, claim("ann", round_no=1, slot="00000000000000a1")),
+            (0, claim("ann", round_no=1)),
+            (0, claim("ann", round_no=1, slot="00000000000000a2")),
+            (day, claim("cy")),
+            (day, command("retire", 5)),
+            (day, claim("ann")),
+        )
+        wanted = "unknown_coupon applied applied not_open paused applied granted sold_out applied sold_out granted"
+        self.assertEqual(codes, [*wanted.split(), "already_issued", "already_issued", "closed", "applied", "closed"])
+
+    def test_a_restock_adds_a_round_and_never_takes_what_is_granted(self) -> None:
+        dump = Dump(
+            [
+                (OPENS_AT, publish(2)),
+                (OPENS_AT, command("restock", 2, delta=-2)),
+                (OPENS_AT, claim("ann")),
+                (OPENS_AT, command("restock", 3, delta=-1)),
+                (OPENS_AT, command("restock", 4, delta=-1)),
+                (OPENS_AT, command("restock", 5, delta=1)),
+                (OPENS_AT, command("restock", 5, delta=1)),
+                (OPENS_AT, command("restock", 6, delta=1, expected_version=9)),
+                *((OPENS_AT, command("restock", 10 + count, delta=1)) for count in range(31)),
+                (OPENS_AT, command("restock", 50, delta=9_999_999)),
+            ]
+        )
+        answers = [
+            (o["code"], o.get("refusal"), o["state"]["round"], o["remaining"]) for o in dump.outcomes if "kind" in o
+        ]
+        wanted = [("applied", None, 0, 2), ("refused", "below_issued", 0, 2), ("applied", None, 0, 0)]
+        wanted += [("refused", "below_issued", 0, 0), ("applied", None, 1, 1), ("applied", None, 1, 1)]
+        wanted += [("version_mismatch", None, 1, 1), ("applied", None, 2, 2)]
+        self.assertEqual(answers[:8], wanted)
+        self.assertEqual(answers[-3], ("applied", None, 31, 31))
+        self.assertEqual(answers[-2], ("refused", "rounds_exhausted", 31, 31))
+        self.assertEqual(answers[-1], ("refused", "above_quantity_max", 31, 31))
+
+    def test_what_is_out_of_range_is_invalid(self) -> None:
+        good = claim("ann")
+        bad = [good | {"user_id": user} for user in ("", "x" * 129, "a\x00b", "a\x85b", "\ud800", 7)]
+        bad += [good | {"round": 1}, good | {"slot": "00000000000000ff"}, good | {"received_at": -1}]
+        bad += [good | {"v": 0}, good | {"v": 1.0}, good | {"v": True}, {"v": 1}, publish(0), publish(10_000_001)]
+        bad += [publish(1, name=" "), publish(1, expiry={"at": 1, "days_after_issue": 1}), publish(1, key_id="K")]
+        bad += [command("restock", 1, delta=0), command("pause", 1, delta=1), command("explode", 1)]
+        texts = [json.dumps(record).encode() for record in bad]
+        whole = json.dumps(good).encode()
+        texts += [b"", b"[]", b"nul", whole[:-1], whole + b" " * 8192, b"\xef\xbb\xbf" + whole, b"[" * 8000]
+        texts += [whole.replace(b'"v": 1', b'"v": 1, "v": 1'), whole.replace(b'"v": 1', b'"v": 1, "x": NaN')]
+        for text in texts:
+            with self.subTest(text=text[:200]), self.assertRaises(rules.Undecodable):
+                rules.decode(text)
+        self.assertEqual(rules.decode(whole.replace(b'"v": 1', b'"v": 1, "later": {"x": [1, 2]}')), good)
+
+    def test_a_newer_version_is_never_invalid(self) -> None:
+        for record in (claim("ann") | {"v": 2}, {"v": 3}, publish(1, rules=2)):
+            with self.assertRaises(rules.NewerVersion):
+                rules.decode(json.dumps(record).encode())
+
+
+class ADump(OracleTest):
+    def test_of_a_right_system_holds_every_promise(self) -> None:
+        report = self.assert_finds(small_dump(), options=("--quiet", "--expect-accepted", "4"))
+        ledger = {"accepted": 4, "granted": 2, "rejected": 2, "deferred": 0, "undecided": 0, "dead_lettered": 0}
+        self.assertEqual(report["ledger"], ledger)
+        self.assertEqual(report["compared"]["rows of issued_coupons"], 2)
+        self.assertEqual(report["compared"]["whole views"], 1)
+
+    def test_of_the_golden_log_holds_every_promise(self) -> None:
+        log = [line.partition(b" ") for line in (GOLDEN / "log_rules_1.txt").read_bytes().splitlines()]
+        dump = Dump([(int(appended_at), value) for appended_at, _, value in log], partition=3)
+        outcomes = (GOLDEN / "log_rules_1.outcomes.jsonl").read_text().splitlines()
+        self.assertEqual(dump.outcomes, [json.loads(outcome) for outcome in outcomes])
+        dump.redis = {name: item for name, item in dump.redis.items() if "9e0f" not in name}  # it is retired
+        report = self.assert_finds(dump)
+        self.assertEqual(report["ledger"]["granted"], 6)
+        self.assertEqual(report["ledger"]["dead_lettered"], 1)
+
+    def test_with_later_copies_holds_every_promise(self) -> None:
+        dump = small_dump()
+        dump.copies += dump.outcomes[2:5]
+        self.assertEqual(self.assert_finds(dump)["compared"]["later copies"], 3)
+
+    def test_of_a_working_system_shows_lag_and_breaks_nothing(self) -> None:
+        dump = small_dump()
+        dump.copies = dump.outcomes[:6]
+        dump.store(4)
+        dump.copies = dump.outcomes[:6]
+        dump.outcomes = dump.outcomes[:6]
+        report = self.assert_finds(dump, options=())
+        self.assertEqual(len(report["notes"]), 2, report["notes"])
+        self.assertEqual(report["ledger"]["undecided"], 1)
+        self.assert_finds(dump, "ONE-OUTCOME", "AGREE", options=("--quiet",))
+
+    def test_of_a_partition_that_halts_shows_what_stands_behind(self) -> None:
+        dump = small_dump()
+        dump.claims += [(OPENS_AT, json.dumps({"v": 2}).encode()), (OPENS_AT, json.dumps(claim("eve")).encode())]
+        report = self.assert_finds(dump, options=())
+        self.assertEqual((report["ledger"]["accepted"], report["ledger"]["undecided"]), (5, 1))
+        self.assert_finds(dump, "ONE-OUTCOME", options=("--quiet",))
+
+    def test_whose_log_was_cut_says_from_where_it_proves(self) -> None:
+        dump = small_dump()
+        dump.claims_start, dump.outcomes_start = 3, 2
+        report = self.assert_finds(dump, options=())
+        self.assertEqual((report["partitions"]["0"]["folded"], report["partitions"]["0"]["proven_from"]), (False, 2))
+        self.assertEqual(report["ledger"]["granted"], 2, "ann's grant is known from the table")
+        dump.tables["coupons"][0]["issued"] = 1
+        self.assert_finds(dump, "AGREE", options=())
+        dump.tables["coupons"][0]["issued"] = 2
+        dump.tables["issued_coupons"].pop()
+        self.assert_finds(dump, "AGREE", options=())
+
+    def test_that_is_torn_cannot_be_used(self) -> None:
+        with tempfile.TemporaryDirectory() as path, contextlib.redirect_stderr(io.StringIO()):
+            self.assertEqual(oracle.main([path]), 2)
+            small_dump().write(Path(path))
+            self.assertEqual(len((Path(path) / "claims.jsonl").read_text().splitlines()), 8)
+            lines = (Path(path) / "claims.jsonl").read_text().splitlines(keepends=True)
+            (Path(path) / "claims.jsonl").write_text("".join(lines[:-1]))
+            self.assertEqual(oracle.main([path]), 2)
+
+    def test_of_a_hundred_thousand_claims_is_judged_in_seconds(self) -> None:
+        crowd = [(OPENS_AT + src, claim(f"user-{src}")) for src in range(100_000)]
+        dump = Dump([(OPENS_AT - 1, publish(1_000)), *crowd])
+        with tempfile.TemporaryDirectory() as path, contextlib.redirect_stdout(io.StringIO()) as output:
+            dump.write(Path(path))
+            started = time.monotonic()
+            self.assertEqual(oracle.main([path, "--quiet"]), 0, output.getvalue())
+            elapsed = time.monotonic() - started
+        self.assertLess(elapsed, 20)
+
+
+class APlantedFault(OracleTest):
+    """One fault each, and the promises that it breaks."""
+
+    def changed(self, src: int, fields: Json, change: Callable[[Dump], None] | None = None) -> Dump:
+        """The system answered otherwise, and everything downstream believed it."""
+        dump = small_dump()
+        dump.outcomes[src] |= fields
+        if change is not None:
+            change(dump)
+        dump.chain()
+        dump.store(len(dump.outcomes))
+        return dump
+
+    def test_one_coupon_too_many(self) -> None:
+        dump = self.changed(5, {"code": "granted", "issue_no": 3, "user_nth": 1})
+        report = self.assert_finds(dump, "NO-OVERSELL", "FIRST-COME", "AGREE")
+        oversold = [found for found in report["violations"] if found["promise"] == "NO-OVERSELL"]
+        self.assertEqual(len(oversold), 2, "the log and the tables each show it")
+
+    def test_one_coupon_too_many_in_the_table_alone(self) -> None:
+        dump = small_dump()
+        extra = dump.tables["issued_coupons"][0] | {
+            "claim_id": claim("eve")["claim_id"],
+            "user_id": "eve",
+            "issue_no": 3,
+        }
+        dump.tables["issued_coupons"].append(extra)
+        dump.tables["coupons"][0]["issued"] = 3
+        self.assert_finds(dump, "NO-OVERSELL", "FIRST-COME", "AGREE")
+
+    def test_a_winner_who_was_not_first(self) -> None:
+        def bob_loses(dump: Dump) -> None:
+            dump.outcomes[3]["code"] = "sold_out"
+            del dump.outcomes[3]["issue_no"], dump.outcomes[3]["user_nth"]
+
+        dump = self.changed(5, {"code": "granted", "issue_no": 2, "user_nth": 1}, bob_loses)
+        report = self.assert_finds(dump, "FIRST-COME", "AGREE")
+        places = [found["place"] for found in report["violations"] if found["promise"] == "FIRST-COME"]
+        self.assertEqual(places[:2], ["partition 0, claims offset 3", "partition 0, claims offset 5"])
+
+    def test_a_second_coupon_for_one_user(self) -> None:
+        dump = self.changed(5, {"user_id": "ann"})
+        dump.tables["issued_coupons"][1] |= {"user_id": "ann", "user_nth": 2}
+        self.assert_finds(dump, "ONE-EACH", "AGREE")
+
+        def ann_wins_again(dump: Dump) -> None:
+            dump.outcomes[3]["user_id"] = "ann"
+
+        report = self.assert_finds(self.changed(3, {"user_nth": 2}, ann_wins_again), "ONE-EACH", "AGREE")
+        places = [found["place"] for found in report["violations"] if found["promise"] == "ONE-EACH"]
+        self.assertEqual(len(places), 2, "the log and the table each show it")
+
+    def test_a_missing_row(self) -> None:
+        for table in ("claims", "commands", "audit_events", "issued_coupons", "coupons"):
+            with self.subTest(table=table):
+                dump = small_dump()
+                dump.tables[table].pop()
+                self.assert_finds(dump, "AGREE")
+
+    def test_an_extra_row(self) -> None:
+        for table, key in (("claims", "src_offset"), ("commands", "src_offset"), ("audit_events", "src_offset")):
+            with self.subTest(table=table):
+                dump = small_dump()
+                dump.tables[table].append(dump.tables[table][0] | {key: 4})
+                self.assert_finds(dump, "AGREE")
+
+    def test_a_row_above_the_watermark(self) -> None:
+        dump = small_dump()
+        ahead = dump.tables["claims"][-1]
+        dump.store(5)
+        self.assert_finds(dump, options=())
+        dump.tables["claims"].append(ahead)
+        self.assert_finds(dump, "AGREE", options=())
+
+    def test_a_changed_row(self) -> None:
+        for table, column, value in (
+            ("claims", "code", "closed"),
+            ("claims", "user_id", "eve"),
+            ("claims", "appended_at", OPENS_AT),
+            ("issued_coupons", "user_id", "eve"),
+            ("issued_coupons", "expires_at", OPENS_AT),
+            ("coupons", "version", 2),
+            ("coupons", "round", 1),
+            ("coupons", "status", "paused"),
+            ("commands", "code", "refused"),
+            ("audit_events", "actor", "somebody"),
+            ("audit_events", "state", {}),
+            ("partition_progress", "chain", "\\x00"),
+            ("partition_progress", "last_record_id", "c0"),
+        ):
+            with self.subTest(table=table, column=column):
+                dump = small_dump()
+                dump.tables[table][0][column] = value
+                self.assert_finds(dump, "AGREE")
+
+    def test_an_issued_counter_that_is_off(self) -> None:
+        dump = small_dump()
+        dump.tables["coupons"][0]["issued"] = 1
+        self.assert_finds(dump, "AGREE")
+
+    def test_a_number_that_was_issued_twice(self) -> None:
+        dump = small_dump()
+        dump.tables["issued_coupons"][1]["issue_no"] = 1
+        self.assert_finds(dump, "FIRST-COME", "AGREE")
+
+    def test_a_watermark_ahead_of_the_log(self) -> None:
+        dump = small_dump()
+        dump.copies.pop()
+        report = self.assert_finds(dump, "AGREE", options=())
+        places = [found["place"] for found in report["violations"]]
+        self.assertEqual(places, ["partition 0", "state 0, offset 0", "persisted 0, offset 0"])
+
+    def test_an_answer_in_redis_ahead_of_the_log(self) -> None:
+        dump = small_dump()
+        dump.copies = dump.outcomes[:6]
+        report = self.assert_finds(dump, "AGREE", options=())
+        self.assertTrue(any(found["place"].startswith("t.claim") for found in report["violations"]))
+
+    def test_a_changed_outcome(self) -> None:
+        self.assert_finds(self.changed(6, {"code": "closed"}), "AGREE")
+        self.assert_finds(self.changed(6, {"rank": 9}), "AGREE")
+        self.assert_finds(self.changed(6, {"remaining": 1}), "AGREE")
+
+    def test_a_final_outcome_that_changes(self) -> None:
+        dump = self.changed(4, {"code": "sold_out", "decided_offset": 4})
+        for name in ("issue_no", "user_nth"):
+            del dump.outcomes[4][name]
+        dump.chain()
+        self.assert_finds(dump, "ONE-OUTCOME", "FIRST-COME", "AGREE")
+
+    def test_a_lost_outcome(self) -> None:
+        dump = small_dump()
+        del dump.copies[5]
+        report = self.assert_finds(dump, "ONE-OUTCOME")
+        self.assertIn("the outcomes of 5 to 5 are missing before it", [v["finding"] for v in report["violations"]])
+        dump = small_dump()
+        del dump.copies[-1]
+        self.assert_finds(dump, "ONE-OUTCOME", "AGREE")
+
+    def test_an_outcome_of_no_record(self) -> None:
+        dump = small_dump()
+        dump.claims.pop()
+        self.assert_finds(dump, "AGREE", options=())
+
+    def test_a_broken_chain(self) -> None:
+        dump = small_dump()
+        dump.copies[5] = dump.copies[5] | {"chain": "00" * 32}
+        self.assert_finds(dump, "AGREE")
+
+    def test_a_copy_that_differs(self) -> None:
+        dump = small_dump()
+        dump.copies.append(dump.copies[3] | {"rank": 7})
+        self.assert_finds(dump, "ONE-OUTCOME")
+
+    def test_bytes_that_are_no_outcome(self) -> None:
+        dump = small_dump()
+        dump.copies.insert(2, {"v": 1})
+        self.assert_finds(dump, "ONE-OUTCOME")
+
+    def test_a_final_answer_that_changed_in_redis(self) -> None:
+        for change in (("sold_out", "closed"), ('"rank": 3', '"rank": 2'), ("F{", "D1{"), ("F{", "F")):
+            with self.subTest(change=change):
+                dump = small_dump()
+                for item in dump.redis.values():
+                    if item["type"] == "string" and "sold_out" in item["value"]:
+                        item["value"] = item["value"].replace(*change)
+                self.assert_finds(dump, "AGREE")
+
+    def test_an_answer_in_redis_that_nobody_gave(self) -> None:
+        dump = small_dump()
+        answer = dump.redis[claim("ann")["claim_id"]]
+        answer["key"] = "t.claim:{" + COUPON + "}:" + claim("eve")["claim_id"].partition(".")[2]
+        self.assert_finds(dump, "AGREE", options=())
+
+    def test_a_view_that_is_not_complete(self) -> None:
+        for name, change in ((claim("ann")["claim_id"], None), (COUPON, None), (COUPON, {"remaining": "1"})):
+            with self.subTest(name=name, change=change):
+                dump = small_dump()
+                item = dump.redis.pop(name)
+                if change:
+                    dump.redis[name] = item | {"value": item["value"] | change}
+                self.assert_finds(dump, options=())
+                self.assert_finds(dump, "AGREE")
+
+    def test_an_invalid_record_without_its_copy_in_the_dlq(self) -> None:
+        dump = small_dump()
+        dump.dead = []
+        self.assert_finds(dump, "ONE-OUTCOME")
+        dump = small_dump()
+        dump.dead[0]["value"] = b"other"
+        self.assert_finds(dump, "ONE-OUTCOME")
+        dump = small_dump()
+        dump.dead[0]["headers"]["origin_offset"] = 5
+        self.assert_finds(dump, "ONE-OUTCOME", "AGREE")
+
+    def test_an_invalid_claim_that_is_nowhere(self) -> None:
+        named = json.dumps(claim("eve") | {"round": 99}).encode()
+        dump = Dump([(OPENS_AT - 1, publish(2)), (OPENS_AT, named)])
+        self.assertEqual(self.assert_finds(dump)["ledger"]["dead_lettered"], 1)
+        dump.dead = []
+        report = self.assert_finds(dump, "ONE-OUTCOME")
+        self.assertIn("ledger", [found["place"] for found in report["violations"]])
+
+    def test_more_or_fewer_claims_than_were_accepted(self) -> None:
+        self.assert_finds(small_dump(), "DURABLE-ACK", options=("--expect-accepted", "5"))
+        self.assert_finds(small_dump(), "AGREE", options=("--expect-accepted", "3"))
+        self.assert_finds(small_dump(), options=("--expect-accepted", "3..6"))
+
+    def test_a_coupon_state_that_is_not_the_fold(self) -> None:
+        dump = small_dump()
+        dump.coupons[COUPON].quantity = 3
+        dump.coupons[COUPON].changes[0][1]["quantity"] = 3
+        report = self.assert_finds(dump, "AGREE")
+        self.assertTrue(all(found["place"].startswith("state") for found in report["violations"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
