@@ -1,0 +1,45 @@
+//! The oracle's verdict: a program that shares no code with us reads a dump and recomputes everything.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::world::World;
+
+/// Dumps the world, which must be at rest, and asks the oracle. Its report.
+///
+/// # Errors
+/// It found something, with everything that it found.
+pub async fn verify(world: &World) -> Result<Value> {
+    world.wait_until_quiet().await?;
+    let directory = tempfile::tempdir()?;
+    let out = directory.path().display().to_string();
+    world.deployment.couponctl(&["dump", "--out", &out])?;
+    ask(directory.path(), &["--quiet"])
+}
+
+/// Asks the oracle about a dump.
+///
+/// # Errors
+/// It found something, with everything that it found.
+pub fn ask(dump: &Path, arguments: &[&str]) -> Result<Value> {
+    let asked = Command::new("python3")
+        .arg(program())
+        .arg(dump)
+        .arg("--json")
+        .args(arguments)
+        .output()
+        .context("python3 could not be run")?;
+    let report: Value = serde_json::from_slice(&asked.stdout)
+        .with_context(|| format!("the oracle said no JSON: {}", String::from_utf8_lossy(&asked.stderr)))?;
+    if !asked.status.success() {
+        bail!("the oracle found something: {}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(report)
+}
+
+fn program() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../couponctl/oracle/oracle.py")
+}

@@ -1,0 +1,120 @@
+//! A user with a token, at some gateway and the notifier.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result, ensure};
+use couponctl::api::{Answer, Client};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::world::UserMint;
+
+/// A user.
+#[derive(Clone)]
+pub struct User {
+    /// The token's `sub`.
+    pub name: String,
+    /// The token.
+    pub token: String,
+    /// Where the button is.
+    pub gateway: Client,
+    /// Where answers are.
+    pub notifier: Client,
+}
+
+/// The events of a stream, in their order.
+pub type Events = Vec<(String, Value)>;
+
+impl User {
+    /// Somebody else at the same gateway and notifier.
+    ///
+    /// # Errors
+    /// The token cannot be signed.
+    pub fn as_somebody_else(&self, mint: &UserMint, name: &str) -> Result<Self> {
+        let token = mint.mint(name)?;
+        Ok(Self {
+            name: name.to_owned(),
+            gateway: self.gateway.with_token(&token),
+            notifier: self.notifier.with_token(&token),
+            token,
+        })
+    }
+
+    /// Presses the button.
+    ///
+    /// # Errors
+    /// No answer at all; every status is one.
+    pub async fn press(&self, coupon_id: &str) -> Result<Answer> {
+        self.press_with(coupon_id, &[]).await
+    }
+
+    /// Presses the button with further headers.
+    ///
+    /// # Errors
+    /// No answer at all; every status is one.
+    pub async fn press_with(&self, coupon_id: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        Ok(self.gateway.post(&format!("/v1/coupons/{coupon_id}/claims"), headers, None).await?)
+    }
+
+    /// Presses the button, which must be accepted; the claim's id.
+    ///
+    /// # Errors
+    /// It was not.
+    pub async fn claim(&self, coupon_id: &str) -> Result<String> {
+        let answer = self.press(coupon_id).await?;
+        ensure!(answer.status == StatusCode::ACCEPTED, "{} was answered {answer:?}", self.name);
+        Ok(answer.text("claim_id").to_owned())
+    }
+
+    /// The claim's answer, waited for.
+    ///
+    /// # Errors
+    /// There is none within the notifier's longest wait.
+    pub async fn answer(&self, claim_id: &str) -> Result<Answer> {
+        let path = format!("/v1/claims/{claim_id}");
+        let answer = self.notifier.get(&path, &[("Prefer", "wait=30")]).await?;
+        ensure!(!answer.code().is_empty(), "{} has no answer: {answer:?}", self.name);
+        Ok(answer)
+    }
+
+    /// Presses and waits: the code that the log or the gateway answers.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn press_to_the_end(&self, coupon_id: &str) -> Result<String> {
+        let pressed = self.press(coupon_id).await?;
+        if pressed.status != StatusCode::ACCEPTED {
+            return Ok(pressed.code().to_owned());
+        }
+        Ok(self.answer(pressed.text("claim_id")).await?.code().to_owned())
+    }
+
+    /// Follows a claim's event stream to its end; `token` is the stream token of the 202, if it is to be used.
+    ///
+    /// # Errors
+    /// No stream, or it ended without `end`.
+    pub async fn events(&self, claim_id: &str, token: Option<&str>) -> Result<Events> {
+        let query = token.map_or_else(String::new, |token| format!("?token={token}"));
+        let mut events = Events::new();
+        let status = self
+            .notifier
+            .events(&format!("/v1/claims/{claim_id}/events{query}"), |event, data| {
+                events.push((event.to_owned(), data.clone()));
+                if event == "end" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .await?;
+        ensure!(status == StatusCode::OK, "the stream of {claim_id} was answered {status}");
+        let last = events.last().map(|(event, _)| event.as_str());
+        ensure!(last == Some("end"), "the stream of {claim_id} ended without an end: {events:?}");
+        Ok(events)
+    }
+}
+
+/// The data of an event, which must be there.
+///
+/// # Errors
+/// It is not.
+pub fn event<'a>(events: &'a Events, name: &str) -> Result<&'a Value> {
+    let found = events.iter().find(|(event, _)| event == name);
+    found.map(|(_, data)| data).with_context(|| format!("there is no {name} in {events:?}"))
+}

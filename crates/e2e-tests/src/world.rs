@@ -1,0 +1,501 @@
+//! A world: real servers, a namespace in them, our services as child processes, and clients.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use couponctl::api::{Answer, Client};
+use infrastructure_http::TokenMint;
+use infrastructure_http::time::to_rfc3339;
+use infrastructure_kafka::{
+    Connection, KafkaSection, LogBounds, NewRecord, Producer, ProducerPurpose, Reader, Topic, TopicLayout,
+};
+use local_stack::{Deployment, Namespace, Role, Servers, ServersOptions, Service, ServiceSpec, Supervised};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use service_runtime::{Clock, Metrics, catalogue, metrics};
+
+use crate::user::User;
+use crate::waiting::{GENEROUS, eventually};
+
+/// Tokens of scenarios are valid for an hour.
+const TOKEN_MS: i64 = 3_600_000;
+
+/// What a world consists of.
+#[derive(Clone)]
+pub struct WorldSpec {
+    /// How many lines are decided in parallel.
+    pub partitions: u32,
+    /// Further settings by service, as environment variables.
+    pub settings: Vec<(Role, &'static str, String)>,
+    /// Servers of its own, because the scenario breaks them.
+    pub own_servers: bool,
+}
+
+impl Default for WorldSpec {
+    fn default() -> Self {
+        Self { partitions: 2, settings: Vec::new(), own_servers: false }
+    }
+}
+
+enum Home {
+    Shared(&'static Servers),
+    Own(Box<Servers>),
+}
+
+/// A running installation.
+pub struct World {
+    home: Home,
+    spec: WorldSpec,
+    /// Where the services belong.
+    pub deployment: Deployment,
+    services: BTreeMap<String, Service>,
+    tokens: TokenMint,
+    clock: Clock,
+    kafka: Connection,
+    layout: TopicLayout,
+    /// Appends anything, past the gateway.
+    producer: Producer,
+}
+
+/// Makes users' tokens.
+#[derive(Clone)]
+pub struct UserMint {
+    tokens: TokenMint,
+    audience: String,
+    clock: Clock,
+}
+
+impl UserMint {
+    /// A user's token.
+    ///
+    /// # Errors
+    /// It cannot be signed.
+    pub fn mint(&self, name: &str) -> Result<String> {
+        let expires_at = self.clock.now().plus_ms(TOKEN_MS);
+        self.tokens.mint(name, &self.audience, None, expires_at).map_err(anyhow::Error::msg)
+    }
+}
+
+/// A coupon to be published.
+#[derive(Clone, Debug)]
+pub struct CouponSpec {
+    /// How many there are.
+    pub quantity: u32,
+    /// How many one user may hold.
+    pub per_user_limit: u16,
+    /// When it opens, from now.
+    pub opens_in_ms: i64,
+    /// When it closes, from now.
+    pub closes_in_ms: i64,
+}
+
+impl Default for CouponSpec {
+    fn default() -> Self {
+        Self { quantity: 1, per_user_limit: 1, opens_in_ms: -60_000, closes_in_ms: 3_600_000 }
+    }
+}
+
+impl CouponSpec {
+    /// So many of a coupon that is open now.
+    #[must_use]
+    pub fn of(quantity: u32) -> Self {
+        Self { quantity, ..Self::default() }
+    }
+}
+
+impl World {
+    /// Starts everything and waits until it is ready.
+    ///
+    /// # Errors
+    /// Something did not start; the message has the end of its log.
+    pub fn start(spec: WorldSpec) -> Result<Self> {
+        let world = Self::prepare(spec)?;
+        let mut world = world;
+        for role in [Role::StockConsumer, Role::DbWriter, Role::Notifier, Role::ApiGateway] {
+            world.add(role, role.name())?;
+        }
+        for service in world.services.values() {
+            service.wait_ready(GENEROUS)?;
+        }
+        Ok(world)
+    }
+
+    /// Servers, schema and topics, but no services yet.
+    ///
+    /// # Errors
+    /// Something did not start.
+    pub fn prepare(spec: WorldSpec) -> Result<Self> {
+        let home = if spec.own_servers {
+            let options = ServersOptions { die_with_parent: true, sync: false, ..ServersOptions::default() };
+            Home::Own(Box::new(Servers::start(options)?))
+        } else {
+            Home::Shared(local_stack::servers_for_tests())
+        };
+        let servers = match &home {
+            Home::Shared(servers) => servers,
+            Home::Own(servers) => servers.as_ref(),
+        };
+        let namespace = local_stack::namespace(servers, spec.partitions)?;
+        let (kafka, layout) = connect(servers, &namespace)?;
+        let deployment = Deployment::new(servers, namespace);
+        deployment.prepare()?;
+        let credentials = &deployment.credentials;
+        Ok(Self {
+            tokens: TokenMint::new(&credentials.jwt_secret, &credentials.jwt_issuer),
+            producer: Producer::new(&kafka, ProducerPurpose::Outcomes)?,
+            services: BTreeMap::new(),
+            clock: Clock::system(),
+            home,
+            spec,
+            deployment,
+            kafka,
+            layout,
+        })
+    }
+
+    /// Starts one more service under this name; does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub fn add(&mut self, role: Role, name: &str) -> Result<()> {
+        let mut spec = ServiceSpec::new(role).instance(name);
+        if role == Role::ApiGateway
+            && let Some(url) = self.services.get(Role::Notifier.name()).and_then(Service::api_url)
+        {
+            spec = spec.notifier_url(url);
+        }
+        // A view that nothing happens to is compared every ten seconds; scenarios wait for it.
+        if role == Role::StockConsumer {
+            spec = spec.env("FIRSTCOME__DECIDE__REFRESH_INTERVAL_MS", "1000");
+        }
+        // Crowds of one machine come from few users' worth of addresses: the limits of one user are a scenario of their own.
+        if role == Role::ApiGateway {
+            spec = spec.env("FIRSTCOME__CLAIMS__USER_REQUESTS_BURST", "1000");
+        }
+        for (role_of_setting, key, value) in &self.spec.settings {
+            if *role_of_setting == role {
+                spec = spec.env(*key, value.clone());
+            }
+        }
+        let service = self.deployment.start(&spec)?;
+        self.services.insert(name.to_owned(), service);
+        Ok(())
+    }
+
+    /// The servers.
+    #[must_use]
+    pub fn servers(&self) -> &Servers {
+        match &self.home {
+            Home::Shared(servers) => servers,
+            Home::Own(servers) => servers,
+        }
+    }
+
+    /// A service by its name; the first of each role has the role's.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn service(&self, name: &str) -> Result<&Service> {
+        self.services.get(name).with_context(|| format!("there is no service {name}"))
+    }
+
+    /// Waits until a service is ready.
+    ///
+    /// # Errors
+    /// It is not, after a while.
+    pub fn wait_ready(&self, name: &str) -> Result<()> {
+        Ok(self.service(name)?.wait_ready(GENEROUS)?)
+    }
+
+    /// Stops a service in order; its exit code must be 0.
+    ///
+    /// # Errors
+    /// It did not end, or not with 0.
+    pub fn stop(&self, name: &str) -> Result<()> {
+        let status = self.service(name)?.terminate()?;
+        ensure!(status.code() == Some(0), "{name} ended with {status}: {}", self.service(name)?.log_tail(30));
+        Ok(())
+    }
+
+    /// A user of the first gateway.
+    ///
+    /// # Errors
+    /// There is no gateway.
+    pub fn user(&self, name: &str) -> Result<User> {
+        self.user_at(name, Role::ApiGateway.name())
+    }
+
+    /// A user of this gateway.
+    ///
+    /// # Errors
+    /// There is no such gateway.
+    pub fn user_at(&self, name: &str, gateway: &str) -> Result<User> {
+        let audience = &self.deployment.credentials.jwt_audience;
+        let token = self.token(name, audience, None)?;
+        let gateway = self.service(gateway)?.api_url().context("a gateway has a user API")?;
+        let notifier = self.service(Role::Notifier.name())?.api_url().context("a notifier has an API")?;
+        Ok(User {
+            name: name.to_owned(),
+            gateway: Client::new(&gateway, &token)?,
+            notifier: Client::new(&notifier, &token)?,
+            token,
+        })
+    }
+
+    /// An operator at the first gateway.
+    ///
+    /// # Errors
+    /// There is no gateway.
+    pub fn operator(&self) -> Result<Client> {
+        let audience = &self.deployment.credentials.admin_jwt_audience;
+        let token = self.token("operator", audience, Some("coupons:read coupons:write"))?;
+        let url = self.service(Role::ApiGateway.name())?.admin_url().context("a gateway has an admin API")?;
+        Ok(Client::new(&url, &token)?)
+    }
+
+    /// A token.
+    ///
+    /// # Errors
+    /// It cannot be signed.
+    pub fn token(&self, sub: &str, audience: &str, scope: Option<&str>) -> Result<String> {
+        let expires_at = self.clock.now().plus_ms(TOKEN_MS);
+        self.tokens.mint(sub, audience, scope, expires_at).map_err(anyhow::Error::msg)
+    }
+
+    /// Makes users' tokens, for tasks that outlive a borrow of the world.
+    #[must_use]
+    pub fn user_mint(&self) -> UserMint {
+        UserMint {
+            tokens: self.tokens.clone(),
+            audience: self.deployment.credentials.jwt_audience.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// Makes a draft.
+    ///
+    /// # Errors
+    /// The gateway says no.
+    pub async fn draft(&self, spec: &CouponSpec) -> Result<String> {
+        let now = self.clock.now();
+        let body = json!({
+            "name": "Fried chicken",
+            "quantity": spec.quantity,
+            "per_user_limit": spec.per_user_limit,
+            "opens_at": to_rfc3339(now.plus_ms(spec.opens_in_ms)),
+            "closes_at": to_rfc3339(now.plus_ms(spec.closes_in_ms)),
+        });
+        let answer = self.operator()?.post("/admin/v1/coupons", &[key(&random())], Some(&body)).await?;
+        ensure!(answer.status == StatusCode::CREATED, "the draft was answered {answer:?}");
+        Ok(answer.text("coupon_id").to_owned())
+    }
+
+    /// Publishes a coupon, and waits until the gateways know it.
+    ///
+    /// # Errors
+    /// The log says no.
+    pub async fn publish(&self, spec: &CouponSpec) -> Result<String> {
+        let coupon_id = self.draft(spec).await?;
+        self.command(&coupon_id, "publish", None).await?;
+        for name in self.services.keys().filter(|name| name.starts_with(Role::ApiGateway.name())) {
+            let user = self.user_at("somebody", name)?;
+            let path = format!("/v1/coupons/{coupon_id}");
+            eventually("the gateway knows the coupon", async || {
+                let answer = user.gateway.get(&path, &[]).await?;
+                Ok((answer.status == StatusCode::OK).then_some(()))
+            })
+            .await?;
+        }
+        Ok(coupon_id)
+    }
+
+    /// Carries out a command, which must be applied.
+    ///
+    /// # Errors
+    /// It was not.
+    pub async fn command(&self, coupon_id: &str, command: &str, body: Option<Value>) -> Result<Answer> {
+        let answer = self.try_command(coupon_id, command, body, &random()).await?;
+        ensure!(answer.code() == "applied", "{command} was answered {answer:?}");
+        Ok(answer)
+    }
+
+    /// Sends a command and waits for its answer, whatever it is.
+    ///
+    /// # Errors
+    /// No answer at all.
+    pub async fn try_command(
+        &self,
+        coupon_id: &str,
+        command: &str,
+        body: Option<Value>,
+        idempotency_key: &str,
+    ) -> Result<Answer> {
+        let path = format!("/admin/v1/coupons/{coupon_id}/{command}");
+        let headers = [key(idempotency_key), ("Prefer", "wait=30")];
+        Ok(self.operator()?.post(&path, &headers, body.as_ref()).await?)
+    }
+
+    /// The topics.
+    #[must_use]
+    pub fn layout(&self) -> &TopicLayout {
+        &self.layout
+    }
+
+    /// The connection to Kafka.
+    #[must_use]
+    pub fn kafka(&self) -> &Connection {
+        &self.kafka
+    }
+
+    /// Appends bytes to a topic, past everything.
+    ///
+    /// # Errors
+    /// They were not acknowledged.
+    pub async fn append(&self, topic: Topic, partition: i32, key: &str, payload: &[u8]) -> Result<i64> {
+        let name = self.layout.name(topic);
+        let record =
+            NewRecord { topic: &name, partition, key: key.as_bytes(), payload: Some(payload), headers: &[] };
+        let acknowledged = self.producer.append(record).await?;
+        acknowledged.offset.context("the broker gave no offset")
+    }
+
+    /// The bounds of a topic's partition.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn bounds(&self, topic: Topic, partition: i32) -> Result<LogBounds> {
+        Ok(Reader::new(&self.kafka, &self.layout.name(topic), "test")?.bounds(partition)?)
+    }
+
+    /// The values of a topic's partition, as JSON.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn records(&self, topic: Topic, partition: i32) -> Result<Vec<Value>> {
+        let reader = Reader::new(&self.kafka, &self.layout.name(topic), "test")?;
+        let bounds = reader.bounds(partition)?;
+        let (mut records, mut next) = (Vec::new(), bounds.start);
+        if bounds.start < bounds.end {
+            reader.assign(&[(partition, bounds.start)])?;
+        }
+        while next < bounds.end {
+            reader.drain(10_000, GENEROUS, |record| {
+                next = record.offset() + 1;
+                records.push(
+                    serde_json::from_slice(record.payload().unwrap_or_default()).unwrap_or(Value::Null),
+                );
+                std::ops::ControlFlow::Continue(())
+            })?;
+        }
+        Ok(records)
+    }
+
+    /// How many claims of a partition have no outcome yet.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn undecided(&self, partition: i32) -> Result<i64> {
+        let outcomes = self.records(Topic::Outcomes, partition)?;
+        let said = outcomes.iter().filter_map(|outcome| outcome.get("src_offset")?.as_i64()).max();
+        Ok(self.bounds(Topic::Claims, partition)?.end - said.map_or(0, |last| last + 1))
+    }
+
+    /// What a query gives, in psql's unaligned form.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer.
+    pub fn sql(&self, query: &str) -> Result<String> {
+        Ok(self.servers().run_sql(&self.deployment.namespace.database_url, query)?.trim().to_owned())
+    }
+
+    /// Waits until PostgreSQL and the view reflect everything that was appended.
+    ///
+    /// # Errors
+    /// They do not, after a while.
+    pub async fn wait_until_quiet(&self) -> Result<()> {
+        self.wait_until_stored().await?;
+        for partition in 0..i32::try_from(self.spec.partitions)? {
+            let series = format!(
+                r#"coupon_watermark_offset{{partition="{partition}",service="stock-consumer",store="redis"}} "#
+            );
+            eventually("the view reflects the whole log", async || {
+                let end = self.bounds(Topic::Claims, partition)?.end;
+                let metrics = self.metrics(Role::StockConsumer.name()).await?;
+                let found = metrics.lines().find_map(|line| line.strip_prefix(&series));
+                // A partition without a coupon has no view.
+                Ok(found.is_none_or(|found| found == end.to_string()).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// A service's metrics.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn metrics(&self, name: &str) -> Result<String> {
+        let url = format!("{}/metrics", self.service(name)?.ops_url());
+        Ok(reqwest::get(url).await?.text().await?)
+    }
+
+    /// Waits until PostgreSQL reflects everything that was appended.
+    ///
+    /// # Errors
+    /// It does not, after a while.
+    pub async fn wait_until_stored(&self) -> Result<()> {
+        for partition in 0..i32::try_from(self.spec.partitions)? {
+            eventually("PostgreSQL reflects the whole log", async || {
+                let end = self.bounds(Topic::Claims, partition)?.end;
+                let query = format!(
+                    "select coalesce((select next_src from partition_progress where partition = {partition}), 0)"
+                );
+                Ok((self.sql(&query)? == end.to_string()).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The wall clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}
+
+fn connect(servers: &Servers, namespace: &Namespace) -> Result<(Connection, TopicLayout)> {
+    let section = KafkaSection {
+        bootstrap_servers: servers.kafka_bootstrap().to_owned(),
+        topic_prefix: namespace.topic_prefix.clone(),
+        group_prefix: namespace.group_prefix.clone(),
+        partitions: u16::try_from(namespace.partitions)?,
+        ..KafkaSection::default()
+    };
+    let layout = section.layout(false);
+    let unwatched = Metrics::new("e2e");
+    let collectors = metrics::kafka(&unwatched, &unwatched.int_gauges(&catalogue::DEPENDENCY_UP));
+    Ok((Connection::new(section, "e2e", collectors), layout))
+}
+
+fn key(value: &str) -> (&str, &str) {
+    ("Idempotency-Key", value)
+}
+
+/// A name that nobody else has.
+#[must_use]
+pub fn random() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Runs a scenario's future on a runtime of its own.
+///
+/// # Errors
+/// The scenario's.
+pub fn run(scenario: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(scenario);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result
+}

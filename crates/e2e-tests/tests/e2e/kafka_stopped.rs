@@ -1,0 +1,56 @@
+use anyhow::{Result, ensure};
+use e2e_tests::{CouponSpec, World, WorldSpec, eventually, oracle};
+use local_stack::{Role, Supervised};
+use reqwest::StatusCode;
+use tokio::task::JoinSet;
+
+const USERS: usize = 40;
+
+pub(crate) fn scenario() -> Result<()> {
+    e2e_tests::world::run(async {
+        let settings = vec![(Role::ApiGateway, "FIRSTCOME__KAFKA__MESSAGE_TIMEOUT_MS", "1500".to_owned())];
+        let world = World::start(WorldSpec { own_servers: true, settings, ..WorldSpec::default() })?;
+        let coupon_id = world.publish(&CouponSpec::of(10)).await?;
+        ensure!(world.user("before")?.press_to_the_end(&coupon_id).await? == "granted");
+        let kafka = world.servers().kafka()?;
+        kafka.kill()?;
+
+        let mut crowd = JoinSet::new();
+        for number in 0..USERS {
+            let (user, coupon_id) = (world.user(&format!("user-{number}"))?, coupon_id.clone());
+            crowd.spawn(async move { user.press(&coupon_id).await });
+        }
+        while let Some(answer) = crowd.join_next().await {
+            let answer = answer??;
+            ensure!(answer.status == StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+            ensure!(["in_doubt", "overloaded", "not_accepted"].contains(&answer.code()), "{answer:?}");
+            let claim_id = answer.text("claim_id");
+            ensure!(
+                answer.location.as_deref() == Some(format!("/v1/claims/{claim_id}").as_str()),
+                "{answer:?}"
+            );
+        }
+        // No lost dependency fails readiness or liveness: our 503 beats a proxy's 502.
+        for probe in ["readyz", "livez"] {
+            let url = format!("{}/{probe}", world.service(Role::ApiGateway.name())?.ops_url());
+            ensure!(reqwest::get(url).await?.status() == StatusCode::OK, "{probe}");
+        }
+
+        kafka.start_again()?;
+        let back = world.user("back")?;
+        let pressed = eventually("claims are accepted again", async || {
+            let pressed = back.press(&coupon_id).await?;
+            Ok((pressed.status == StatusCode::ACCEPTED).then_some(pressed))
+        })
+        .await?;
+        ensure!(back.answer(pressed.text("claim_id")).await?.code() == "granted");
+        // Whatever happened to the claims in doubt is found at their Location: pressing again is safe.
+        for number in 0..USERS {
+            let code = world.user(&format!("user-{number}"))?.press_to_the_end(&coupon_id).await?;
+            ensure!(["granted", "sold_out"].contains(&code.as_str()), "user {number} was told {code}");
+        }
+        let report = oracle::verify(&world).await?;
+        ensure!(report["ledger"]["granted"] == 10, "{report}");
+        Ok(())
+    })
+}

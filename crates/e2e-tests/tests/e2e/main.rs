@@ -1,0 +1,54 @@
+//! The whole system, end to end, on real Kafka, PostgreSQL and Redis: one module a scenario, each in a world of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod bad_requests;
+mod binaries;
+mod granted_stored_pushed;
+mod kafka_stopped;
+mod killed_in_a_burst;
+mod last_coupon;
+mod late_subscriber;
+mod orderly_stop;
+mod refusals;
+mod restock;
+mod same_user_two_gateways;
+mod several_partitions;
+mod undecodable_record;
+mod wrong_topics;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+type Scenario = fn() -> anyhow::Result<()>;
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("a_claim_is_granted_stored_and_pushed", granted_stored_pushed::scenario),
+    ("a_late_or_reconnecting_subscriber_gets_the_result", late_subscriber::scenario),
+    ("the_same_user_at_two_gateways_gets_one_coupon_and_the_same_claim", same_user_two_gateways::scenario),
+    ("two_hundred_users_press_for_the_last_coupon", last_coupon::scenario),
+    ("sold_out_not_open_paused_closed_and_unknown_are_told_apart", refusals::scenario),
+    ("a_restock_opens_the_next_round_and_no_outcome_changes", restock::scenario),
+    ("several_coupons_are_decided_on_several_partitions", several_partitions::scenario),
+    ("an_undecodable_record_is_parked_and_the_line_moves_on", undecodable_record::scenario),
+    ("with_kafka_stopped_the_gateway_says_503_and_never_202", kafka_stopped::scenario),
+    ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
+    ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
+    ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
+    ("services_refuse_wrong_topics_and_wait_for_missing_ones", wrong_topics::scenario),
+    ("every_binary_explains_itself_and_refuses_a_wrong_configuration", binaries::scenario),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if !arguments.list
+        && let Err(error) = local_stack::build_services(local_stack::BuildProfile::of_caller())
+    {
+        panic!("the services could not be built: {error}");
+    }
+    let trials = SCENARIOS.iter().map(|(name, scenario)| {
+        Trial::test(*name, || scenario().map_err(|error| Failed::from(format!("{error:#}"))))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
