@@ -1,0 +1,5 @@
+//! The crowd's command line.
+
+fn main() -> std::process::ExitCode {
+    loadgen::main()
+}
