@@ -11,11 +11,11 @@ use crate::{claim, coupon, dump, migrate, smoke, topics};
 #[derive(Parser)]
 #[command(name = "couponctl", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    settings: Settings,
     /// Tables for people, JSON for scripts.
     #[arg(long, short, value_enum, default_value = "table", global = true)]
     output: Output,
+    #[command(flatten)]
+    settings: Settings,
     #[command(subcommand)]
     command: Command,
 }

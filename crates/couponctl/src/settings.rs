@@ -19,6 +19,7 @@ use crate::exit::Failure;
 
 /// Flags of every command.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "The installation")]
 pub(crate) struct Settings {
     /// Settings in TOML or JSON (sections kafka, postgres, redis), as the services read them.
     #[arg(long, value_name = "FILE", global = true)]

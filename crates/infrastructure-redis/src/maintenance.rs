@@ -57,13 +57,24 @@ impl ViewMaintenance {
         tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
     }
 
+    /// True where anything may be left of a coupon's view.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn has_view(&self, coupon_id: CouponId) -> Result<bool, RedisError> {
+        let asking = async {
+            let mut connection = self.connect().await?;
+            connection.exists(self.keys.coupon(coupon_id)).await.map_err(unavailable)
+        };
+        tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
+    }
+
     /// Deletes a coupon's view. Claims are found by scanning, so this takes a while on a large server, in small steps.
     ///
     /// # Errors
     /// [`RedisError`]; what is left expires by itself.
     pub async fn forget(&self, coupon_id: CouponId) -> Result<u64, RedisError> {
         let mut connection = self.connect().await?;
-        let _: u64 = connection.unlink(self.keys.coupon(coupon_id)).await.map_err(unavailable)?;
         let (pattern, mut cursor, mut forgotten) = (self.keys.claims_of(coupon_id), 0u64, 0u64);
         loop {
             let (next, found) = scan(&mut connection, cursor, &pattern).await?;
@@ -71,10 +82,13 @@ impl ViewMaintenance {
                 forgotten += connection.unlink::<_, u64>(found).await.map_err(unavailable)?;
             }
             if next == 0 {
-                return Ok(forgotten);
+                break;
             }
             cursor = next;
         }
+        // Last: as long as it is there, something is left to be forgotten.
+        let _: u64 = connection.unlink(self.keys.coupon(coupon_id)).await.map_err(unavailable)?;
+        Ok(forgotten)
     }
 
     /// Everything under the prefix, key by key: strings as they are, hashes by field.

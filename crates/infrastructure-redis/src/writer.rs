@@ -48,12 +48,12 @@ impl From<&CouponState> for CouponCounts {
 pub struct ViewWrite<'a> {
     /// The watermarks to find and to leave.
     pub step: Step,
-    /// What the coupon's hash will say.
+    /// Whose view it is, and what its hash will say.
     pub counts: CouponCounts,
+    /// True where the counts are those at the watermark to leave. Else the hash says none: it never shows another moment's.
+    pub counts_hold: bool,
     /// The answers to write, at most [`CLAIMS_PER_SCRIPT_MAX`].
     pub answers: &'a [ClaimAnswer],
-    /// The time now: a view outlives the later of now and the coupon's end.
-    pub now: Timestamp,
 }
 
 /// Writes the view, for one task.
@@ -81,9 +81,16 @@ impl ViewWriter {
         })
     }
 
+    /// When a view goes: `keep_after_close_s` after its coupon's end, claims and hash at once, so that a hash never vouches for claims that are
+    /// gone. Whatever is written from then on expires at once: nobody should.
+    #[must_use]
+    pub fn expires_at(&self, closes_at: Timestamp) -> Timestamp {
+        closes_at.plus_ms(self.keep_after_close_ms)
+    }
+
     /// Runs one step of a view's refresh.
     pub async fn write(&self, write: &ViewWrite<'_>) -> Reply {
-        let expires_at = write.counts.closes_at.max(write.now).plus_ms(self.keep_after_close_ms);
+        let expires_at = self.expires_at(write.counts.closes_at);
         let mut invocation = self.script.prepare_invoke();
         invocation.key(self.keys.coupon(write.counts.coupon_id));
         for answer in write.answers {
@@ -94,6 +101,7 @@ impl ViewWriter {
             .arg(write.step.leaves.to_string())
             .arg(expires_at.ms())
             .arg(self.keep_deferral_ms)
+            .arg(i64::from(write.counts_hold))
             .arg(write.counts.remaining)
             .arg(write.counts.status.as_str())
             .arg(write.counts.round.number());

@@ -20,20 +20,23 @@ pub(crate) async fn get(
     let claim_id = owned_claim(&request, &path, &desk)?;
     let settings = &desk.context.config.notify;
     let wait = wait_preference(&request, Duration::from_secs(settings.wait_s_max.into()))?;
-    let found = desk.follower.look(&claim_id, true).await;
-    let settled = found.answer.is_some_and(|answer| answer.is_final);
-    let view = match wait.filter(|wait| !settled && !wait.is_zero()) {
+    let view = match wait.filter(|wait| !wait.is_zero()) {
         Some(wait) => wait_for_answer(&desk, claim_id, wait).await?,
-        None if found.answer.is_none() && found.blind => {
-            return Err(Problem::new(Code::Unavailable, "neither store answers now; the claim is not lost")
-                .claim(&claim_id));
-        }
-        None => match found.answer {
-            Some(answer) => with_coupon(ClaimView::answered(&answer), found.issued),
-            None => ClaimView::pending(claim_id),
-        },
+        None => answer_now(&desk, claim_id).await?,
     };
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(view))
+}
+
+async fn answer_now(desk: &Desk, claim_id: ClaimId) -> Result<ClaimView, Problem> {
+    let found = desk.follower.look(&claim_id, true).await;
+    match found.answer {
+        Some(answer) => Ok(with_coupon(ClaimView::answered(&answer), found.issued)),
+        None if found.blind => {
+            let detail = "neither store answers now; the claim is not lost";
+            Err(Problem::new(Code::Unavailable, detail).claim(&claim_id))
+        }
+        None => Ok(ClaimView::pending(claim_id)),
+    }
 }
 
 async fn wait_for_answer(desk: &Desk, claim_id: ClaimId, wait: Duration) -> Result<ClaimView, Problem> {

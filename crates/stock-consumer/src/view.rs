@@ -3,7 +3,7 @@
 //! The worker says how far each coupon is durable; the task reads "ranks a to b" from the ledger and writes them. Nothing is queued but
 //! deferrals, so a Redis that is away for long costs only the catching up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,10 @@ struct Board {
 struct Wanted {
     coupons: HashMap<CouponId, Target>,
     deferrals: VecDeque<ClaimAnswer>,
+    /// Retired, and not looked at yet.
     retired: Vec<CouponId>,
+    /// All that ever stood in `retired`.
+    retired_before: HashSet<CouponId>,
 }
 
 /// Up to where a coupon's view shall go, and what its hash shall say then.
@@ -123,7 +126,8 @@ impl Wanted {
             return;
         };
         if state.status == CouponStatus::Retired {
-            if self.coupons.remove(&coupon_id).is_some() {
+            self.coupons.remove(&coupon_id);
+            if self.retired_before.insert(coupon_id) {
                 self.retired.push(coupon_id);
             }
             return;
@@ -158,10 +162,10 @@ impl Task {
     async fn run(mut self) {
         loop {
             let Work { targets, mut deferrals, retired } = self.take_work();
-            for coupon_id in retired {
-                self.forget(coupon_id).await;
-            }
             let mut trouble = false;
+            for coupon_id in retired {
+                trouble |= !self.forget(coupon_id).await;
+            }
             for (coupon_id, target) in &targets {
                 let deferred = deferrals.remove(coupon_id).unwrap_or_default();
                 trouble |= !self.bring_up(*coupon_id, target, deferred).await;
@@ -176,7 +180,9 @@ impl Task {
     }
 
     fn take_work(&self) -> Work {
+        let (now, writer) = (self.shared.context.clock.now(), &self.shared.view_writer);
         let mut wanted = self.board.wanted.lock();
+        wanted.coupons.retain(|_, target| now < writer.expires_at(target.counts.closes_at));
         let mut deferrals: HashMap<_, Vec<_>> = HashMap::new();
         for answer in wanted.deferrals.drain(..) {
             deferrals.entry(answer.claim_id.coupon_id).or_default().push(answer);
@@ -211,8 +217,8 @@ impl Task {
             let write = ViewWrite {
                 step,
                 counts: target.counts,
+                counts_hold: step.leaves == ViewWatermark::Reflects(target.durable.next_src),
                 answers: &answers,
-                now: self.shared.context.clock.now(),
             };
             let reply = self.shared.view_writer.write(&write).await;
             self.count(&known.sync, reply, started);
@@ -288,14 +294,24 @@ impl Task {
         }
     }
 
-    async fn forget(&mut self, coupon_id: CouponId) {
+    /// Deletes a retired coupon's view, if there is one. False: Redis gave no answer, and it is tried again.
+    async fn forget(&mut self, coupon_id: CouponId) -> bool {
         self.syncs.remove(&coupon_id);
-        match self.shared.view_maintenance.forget(coupon_id).await {
+        let maintenance = &self.shared.view_maintenance;
+        let forgotten = match maintenance.has_view(coupon_id).await {
+            Ok(false) => return true,
+            Ok(true) => maintenance.forget(coupon_id).await,
+            Err(error) => Err(error),
+        };
+        match forgotten {
             Ok(claims) => {
                 tracing::info!(coupon.id = %coupon_id, claims, "the view of a retired coupon is gone");
+                true
             }
             Err(error) => {
-                tracing::warn!(coupon.id = %coupon_id, "the view of a retired coupon is left to expire: {error}");
+                tracing::warn!(coupon.id = %coupon_id, "the view of a retired coupon is still there: {error}");
+                self.board.wanted.lock().retired.push(coupon_id);
+                false
             }
         }
     }
