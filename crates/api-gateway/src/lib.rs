@@ -143,9 +143,10 @@ fn user_routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + C
     let desk = desk.clone();
     move |app| {
         app.app_data(desk.clone())
+            // Patterns are tried in this order.
+            .route("/v1/coupons/{coupon_id}/claims", web::post().to(claim::post))
             .route("/v1/coupons/{coupon_id}", web::get().to(coupon::get))
             .route("/v1/coupons/{coupon_id}/watermark", web::get().to(coupon::watermark))
-            .route("/v1/coupons/{coupon_id}/claims", web::post().to(claim::post))
             .route("/v1/coupons/{coupon_id}/claims/mine", web::get().to(coupon::mine));
     }
 }

@@ -420,12 +420,16 @@ class Audit:
             behind_a_halt = {claim_id for claim_id in behind if claim_id is not None}
             accepted |= behind_a_halt
             waiting |= behind_a_halt
-        counts = Counter(state for claim_id, (_, state) in latest.items() if claim_id in accepted)
-        counts["undecided"] = len(waiting - latest.keys())
-        lost = len(accepted) - counts.total()
+        states = {claim_id: state for claim_id, (_, state) in latest.items() if claim_id in accepted}
+        states |= dict.fromkeys(waiting - latest.keys(), "undecided")
+        lost = len(accepted) - len(states)
         if lost:
             self.broken("ONE-OUTCOME", "ledger", f"{lost} accepted claims have no answer, and are not in the DLQ")
-        return {"accepted": len(accepted)} | {state: counts[state] for state in LEDGER}
+        by_coupon: dict[str, list[str]] = defaultdict(list)
+        for claim_id in accepted:
+            by_coupon[claim_id.partition(".")[0]].append(claim_id)
+        self.ledger_of = {coupon_id: add_up(claims, states) for coupon_id, claims in by_coupon.items()}
+        return add_up(accepted, states)
 
     def expect_accepted(self, low: int, high: int) -> None:
         accepted = self.ledger["accepted"]
@@ -462,6 +466,12 @@ def named(value: bytes | None) -> str | None:
         return str(undecodable.args[0]) if undecodable.args[0] else None
     except NewerVersion:
         return None
+
+
+def add_up(accepted: Iterable[str], states: dict[str, str]) -> Json:
+    claims = list(accepted)
+    counts = Counter(states[claim_id] for claim_id in claims if claim_id in states)
+    return {"accepted": len(claims)} | {state: counts[state] for state in LEDGER}
 
 
 def ledger_state(code: str) -> str:
@@ -532,20 +542,26 @@ def report(audit: Audit) -> Json:
         "promises": {promise: counts[promise] for promise in PROMISES},
         "violations": [dict(zip(("promise", "place", "finding"), found, strict=True)) for found in audit.violations],
         "ledger": audit.ledger,
+        "coupons": dict(sorted(audit.ledger_of.items())),
         "partitions": lines,
         "compared": dict(sorted(audit.compared.items())),
         "notes": audit.notes,
     }
 
 
-def print_report(found: Json) -> None:
+def print_ledger(name: str, ledger: Json) -> None:
+    print(f"{name}: accepted {ledger['accepted']} =", " + ".join(f"{state} {ledger[state]}" for state in LEDGER))
+
+
+def print_report(found: Json, coupons: Iterable[str]) -> None:
     for violation in found["violations"]:
         print(f"{violation['promise']}: {violation['place']}: {violation['finding']}")
     for note in found["notes"]:
         print(f"note: {note}")
     print("compared:", ", ".join(f"{count} {what}" for what, count in found["compared"].items()))
-    ledger = found["ledger"]
-    print(f"ledger: accepted {ledger['accepted']} =", " + ".join(f"{state} {ledger[state]}" for state in LEDGER))
+    print_ledger("ledger", found["ledger"])
+    for coupon_id in coupons:
+        print_ledger(coupon_id, found["coupons"].get(coupon_id, add_up([], {})))
     broken = ", ".join(f"{promise} {count}" for promise, count in found["promises"].items() if count)
     print(f"oracle: {len(found['violations'])} violations: {broken}" if broken else "oracle: every promise holds")
 
@@ -560,6 +576,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("dump", type=Path, help="a directory that `couponctl dump` wrote")
     parser.add_argument("--quiet", action="store_true", help="the system is at rest: lag is a violation")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--coupon", action="append", default=[], metavar="ID", help="print this coupon's ledger, too")
     parser.add_argument("--expect-accepted", type=accepted_range, metavar="N|N..M", help="distinct claims in the log")
     options = parser.parse_args(arguments)
     try:
@@ -574,7 +591,7 @@ def main(arguments: list[str] | None = None) -> int:
         json.dump(found, sys.stdout, indent=2, ensure_ascii=False)
         print()
     else:
-        print_report(found)
+        print_report(found, options.coupon)
     return 1 if audit.violations else 0
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import struct
+import sys
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,6 +20,9 @@ Json = dict[str, Any]
 # ======== What decodes (DESIGN §4: every number has a range). Each record is its fields and what each may hold.
 
 QUANTITY_MAX, ROUND_MAX, RULES_NEWEST, RECORD_BYTES_MAX = 10_000_000, 31, 1, 8 * 1024
+
+# An unknown field may nest as deep as a record is long; what skips it elsewhere knows no depth, and neither may this.
+sys.setrecursionlimit(2 * RECORD_BYTES_MAX)
 TIMESTAMP_MS_MAX = 253_402_300_799_999
 COUPON_ID = r"c(?:0|[1-9][0-9]{0,3})-[0-9a-f]{32}"
 COMMAND_ID = COUPON_ID + r"\.[0-9a-f]{32}"

@@ -282,6 +282,8 @@ class TheRules(unittest.TestCase):
             with self.subTest(text=text[:200]), self.assertRaises(rules.Undecodable):
                 rules.decode(text)
         self.assertEqual(rules.decode(whole.replace(b'"v": 1', b'"v": 1, "later": {"x": [1, 2]}')), good)
+        nested = b"[" * 3_900 + b"]" * 3_900
+        self.assertEqual(rules.decode(whole.replace(b'"v": 1', b'"v": 1, "later": ' + nested)), good)
 
     def test_a_newer_version_is_never_invalid(self) -> None:
         for record in (claim("ann") | {"v": 2}, {"v": 3}, publish(1, rules=2)):
@@ -294,6 +296,7 @@ class ADump(OracleTest):
         report = self.assert_finds(small_dump(), options=("--quiet", "--expect-accepted", "4"))
         ledger = {"accepted": 4, "granted": 2, "rejected": 2, "deferred": 0, "undecided": 0, "dead_lettered": 0}
         self.assertEqual(report["ledger"], ledger)
+        self.assertEqual(list(report["coupons"].values()), [ledger])
         self.assertEqual(report["compared"]["rows of issued_coupons"], 2)
         self.assertEqual(report["compared"]["whole views"], 1)
 

@@ -2,16 +2,17 @@
 //! committed in between would be missed, and "nothing there up to T" would be wrong.
 
 use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset, Round};
-use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
+use diesel::sql_types::{
+    BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Untyped, Uuid as UuidType,
+};
 use diesel_async::RunQueryDsl;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::connection::{PooledConnection, PostgresError};
 use crate::rows::{from_time, number, offset, slot_from_column};
+use crate::statement::statement;
 
 /// What PostgreSQL knows of a claim, at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,42 +68,24 @@ struct Row {
     expires_at: Option<OffsetDateTime>,
 }
 
-/// The statement, as a query of diesel's own kind: it stays prepared on its connection, where `sql_query` would be parsed and planned
-/// each time, which costs several times its execution.
-#[derive(QueryId)]
-struct LookUpClaim {
+struct LookUpClaim<'a> {
     partition: i32,
-    claim_mac: Uuid,
-    coupon_id: Uuid,
+    claim_mac: &'a Uuid,
+    coupon_id: &'a Uuid,
 }
 
-impl QueryFragment<Pg> for LookUpClaim {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql("WITH asked (partition, claim_mac, coupon_id) AS (SELECT ");
-        out.push_bind_param::<Integer, _>(&self.partition)?;
-        out.push_sql(", ");
-        out.push_bind_param::<UuidType, _>(&self.claim_mac)?;
-        out.push_sql(", ");
-        out.push_bind_param::<UuidType, _>(&self.coupon_id)?;
-        out.push_sql(")\n");
-        out.push_sql(include_str!("sql/look_up_claim.sql"));
-        Ok(())
-    }
-}
-
-impl Query for LookUpClaim {
-    type SqlType = diesel::sql_types::Untyped;
-}
+statement!(LookUpClaim, "sql/look_up_claim.sql", (partition: Integer, claim_mac: UuidType, coupon_id: UuidType) -> Untyped);
 
 /// Looks up a claim. The mac in its id is unique among all claims.
 ///
 /// # Errors
 /// [`PostgresError`].
 pub async fn claim(connection: &mut PooledConnection, claim_id: &ClaimId) -> Result<LookedUp, PostgresError> {
+    // Each user's look: parsed and planned anew, it would cost several times its execution.
     let query = LookUpClaim {
         partition: claim_id.coupon_id.partition().number(),
-        claim_mac: Uuid::from_bytes(claim_id.mac),
-        coupon_id: claim_id.coupon_id.unique(),
+        claim_mac: &Uuid::from_bytes(claim_id.mac),
+        coupon_id: &claim_id.coupon_id.unique(),
     };
     let row: Row = query.get_result(connection).await?;
     let answer = row.answer(claim_id)?;

@@ -275,6 +275,8 @@ mod tests {
     fn unknown_fields_are_ignored() {
         let wider = CLAIM.replacen('{', r#"{"added_later":[1,{"deep":true}],"#, 1);
         assert_eq!(decode(&wider), decode(CLAIM));
+        let nested = format!(r#"{{"added_later":{}{},"#, "[".repeat(3_900), "]".repeat(3_900));
+        assert_eq!(decode(&CLAIM.replacen('{', &nested, 1)), decode(CLAIM));
     }
 
     #[test]

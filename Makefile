@@ -1,0 +1,48 @@
+# Commands for people; `make` lists them. CARGO_TARGET_DIR is respected by all of them.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo up down status build test lint fmt
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+DEBUG := $(TARGET)/debug
+
+##@ Try it
+
+demo: up ## A crowd of 10,000 claims 1,000 coupons; the oracle checks everything. Leaves the stack running
+	@deploy/demo.sh $(RELEASE)
+
+up: build ## Start Kafka, PostgreSQL, Redis and the four services (installs and builds what is missing)
+	@$(RELEASE)/local-stack up --release --no-build
+
+down: ## Stop everything that `make up` has started, and remove its data
+	@if [ -x $(RELEASE)/local-stack ]; then $(RELEASE)/local-stack down; else echo "nothing was built, nothing runs"; fi
+
+status: ## What runs, where, and whether it answers
+	@if [ -x $(RELEASE)/local-stack ]; then $(RELEASE)/local-stack status; else echo "nothing was built, nothing runs"; exit 1; fi
+
+build: ## Build all programs with optimisation
+	@deploy/prerequisites.sh
+	cargo build --release --workspace --bins
+
+##@ Work on it
+
+test: ## All tests, on real Kafka, PostgreSQL and Redis
+	@deploy/prerequisites.sh
+	cargo build --workspace --bins
+	$(DEBUG)/local-stack exec -- cargo test --workspace
+	cd crates/couponctl/oracle && python3 -m unittest
+
+lint: ## Formatting and lints, warnings denied
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt
+
+##@ Help
+
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
