@@ -14,7 +14,7 @@ readonly connections_max=1000
 # How often the oracle is asked for a system at rest: stores may be a moment behind what users were told.
 readonly looks_max=20
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+say() { if [[ -t 1 ]]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
 field() { python3 -c 'import json, sys; value = json.load(sys.stdin)
 for key in sys.argv[1:]: value = value[key]
 print(value)' "$@"; }

@@ -1,6 +1,6 @@
 """The rules: what a record of the claims log says, what it had to be answered, and the chain over the answers.
 
-Written from DESIGN §4 with the standard library alone. Nothing here is taken from the system that the oracle judges.
+Written from the rules in coupon-domain's README with the standard library alone. Nothing here is taken from the system that the oracle judges.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# ======== What decodes (DESIGN §4: every number has a range). Each record is its fields and what each may hold.
+# ======== What decodes: every number has a range. Each record is its fields and what each may hold.
 
 QUANTITY_MAX, ROUND_MAX, RULES_NEWEST, RECORD_BYTES_MAX = 10_000_000, 31, 1, 8 * 1024
 

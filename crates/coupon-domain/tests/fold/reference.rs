@@ -1,5 +1,5 @@
 //! The naive reference: no state at all. Every answer is worked out from the whole history of records and answers by
-//! reading it again from the beginning, rule by rule, as DESIGN's text has them.
+//! reading it again from the beginning, rule by rule, as the README has them.
 
 use coupon_domain::code::Refusal;
 use coupon_domain::command::Change;
