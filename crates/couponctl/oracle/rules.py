@@ -1,6 +1,7 @@
 """The rules: what a record of the claims log says, what it had to be answered, and the chain over the answers.
 
-Written from the rules in coupon-domain's README with the standard library alone. Nothing here is taken from the system that the oracle judges.
+Written from the rules in coupon-domain's README with the standard library alone. Nothing here is taken from the system
+that the oracle judges.
 """
 
 import hashlib

@@ -165,5 +165,5 @@ fn two_instances_of_one_role_have_their_own_ports_and_logs() {
 fn a_missing_binary_is_answered_with_the_command_that_builds_it() {
     let error =
         local_stack::binary(local_stack::BuildProfile::Release, "no-such-service").unwrap_err().to_string();
-    assert!(error.contains("cargo build --release --bins -p no-such-service"), "{error}");
+    assert!(error.contains("cargo build --release --workspace --bins"), "{error}");
 }
