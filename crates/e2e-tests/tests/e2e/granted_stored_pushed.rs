@@ -39,8 +39,10 @@ pub(crate) fn scenario() -> Result<()> {
         ensure!(row == format!("{claim_id}|ann|1|1|{code}"), "{row}");
 
         // Somebody else's claim is as unknown as one that never was.
-        let other = nobody.notifier.get(&format!("/v1/claims/{claim_id}"), &[]).await?;
-        ensure!(other.status == StatusCode::NOT_FOUND, "{other:?}");
+        for path in ["", "/events"] {
+            let other = nobody.notifier.get(&format!("/v1/claims/{claim_id}{path}"), &[]).await?;
+            ensure!(other.status == StatusCode::NOT_FOUND, "{other:?}");
+        }
 
         let report = oracle::verify(&world).await?;
         ensure!(report["ledger"]["granted"] == 1, "{report}");
