@@ -204,14 +204,7 @@ impl ServiceConfig for Config {
             ("users_remembered_max", claims.users_remembered_max, 1, 100_000_000),
             ("stream_token_s", claims.stream_token_s, 10, 86_400),
         ];
-        for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                problems.push(Problem::new(
-                    &format!("claims.{key}"),
-                    format!("must be {least}..={most}, is {value}"),
-                ));
-            }
-        }
+        problems.extend(Problem::out_of_range("claims", &ranges));
         problems
     }
 }

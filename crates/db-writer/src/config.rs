@@ -62,14 +62,7 @@ impl ServiceConfig for Config {
             ("batches_waiting_max", write.batches_waiting_max, 1, 100),
             ("idle_interval_ms", write.idle_interval_ms, 500, 60_000),
         ];
-        for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                problems.push(Problem::new(
-                    &format!("write.{key}"),
-                    format!("must be {least}..={most}, is {value}"),
-                ));
-            }
-        }
+        problems.extend(Problem::out_of_range("write", &ranges));
         problems
     }
 }

@@ -11,10 +11,9 @@ mod prepare;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use infrastructure_kafka::{Connection, Membership, Producer, ProducerPurpose, Topic};
-use service_runtime::partition::PartitionWorkers;
+use service_runtime::partition::{self, PartitionWorkers};
 use service_runtime::{Context, Ended, Service, preflight};
 
 pub use config::Config;
@@ -66,23 +65,7 @@ impl Service for DbWriter {
             Membership::join(&connection, &group, &outcomes_topic, Box::new(handler)).map_err(fatal)?;
 
         context.booted.met();
-        let mut every_second = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                () = context.shutdown.requested() => break,
-                _ = every_second.tick() => {}
-            }
-            if membership.has_ended() {
-                break;
-            }
-            for (partition, next_outcome) in workers.progress() {
-                membership.commit(partition.number(), next_outcome.number());
-            }
-        }
-        // Leaving revokes all partitions, which stops their writers after the statement under way.
-        let patience = Duration::from_millis(config.ops.drain_ms_max.into());
-        tokio::task::block_in_place(|| membership.leave(patience)).map_err(fatal)?;
-        Ok(())
+        partition::serve(&context.shutdown, membership, &workers, &config.ops).await
     }
 }
 

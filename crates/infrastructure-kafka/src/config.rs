@@ -21,6 +21,17 @@ impl Problem {
     pub fn new(path: &str, problem: impl Into<String>) -> Self {
         Self { path: path.to_owned(), problem: problem.into() }
     }
+
+    /// A problem for each value of `section` that is outside its range; ranges are (key, value, least, most).
+    #[must_use]
+    pub fn out_of_range(section: &str, ranges: &[(&str, u32, u32, u32)]) -> Vec<Self> {
+        let wrong = ranges.iter().filter(|(_, value, least, most)| !(least..=most).contains(&value));
+        wrong
+            .map(|(key, value, least, most)| {
+                Self::new(&format!("{section}.{key}"), format!("must be {least}..={most}, is {value}"))
+            })
+            .collect()
+    }
 }
 
 /// How a connection is secured.

@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::answers::{self, Asked, Pressed, Said};
 use crate::behaviour::{Behaviour, Manner, Shares};
@@ -24,6 +24,8 @@ use crate::user::{Ending, Step, User, better, is_decisive, is_stale};
 const ABORT_AFTER_MAX: Duration = Duration::from_millis(20);
 /// Longest wait for the code of a granted coupon: a little more than the notifier itself waits for PostgreSQL.
 const CODE_WAIT_MAX: Duration = Duration::from_secs(6);
+/// How often a winner looks whether the code is there.
+const CODE_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest wait for the end of a stream that has nothing more to say.
 const END_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -316,14 +318,24 @@ impl Life {
             // Only the first press is ever a double click.
             self.story.hear_press(&answer, at.saturating_duration_since(self.arrival));
         }
-        if let Ending::Granted(claim_id) = self.story.ending
-            && self.story.coupon_code.is_none()
-        {
-            let _place = self.scene.asks.take().await;
-            let answer = self.get(&claim_id, false).await;
-            self.story.hear_look(&answer);
+        if let Ending::Granted(claim_id) = self.story.ending {
+            self.fetch_code(&claim_id).await;
         }
         self.correct();
+    }
+
+    /// Asks until the coupon's code is shown: it is there as soon as PostgreSQL has the coupon, a moment after the grant.
+    async fn fetch_code(&mut self, claim_id: &ClaimId) {
+        let give_up = Instant::now() + CODE_WAIT_MAX;
+        while self.story.coupon_code.is_none() && Instant::now() < give_up {
+            let place = self.scene.asks.take().await;
+            let answer = self.get(claim_id, false).await;
+            drop(place);
+            self.story.hear_look(&answer);
+            if self.story.coupon_code.is_none() {
+                sleep(CODE_INTERVAL).await;
+            }
+        }
     }
 
     /// A grant of another round that came with the other click is a grant all the same.

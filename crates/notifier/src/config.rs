@@ -112,14 +112,7 @@ impl ServiceConfig for Config {
             ("look_up_interval_ms", notify.look_up_interval_ms, 50, 60_000),
             ("retry_spread_ms", notify.retry_spread_ms, 0, 60_000),
         ];
-        for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                problems.push(Problem::new(
-                    &format!("notify.{key}"),
-                    format!("must be {least}..={most}, is {value}"),
-                ));
-            }
-        }
+        problems.extend(Problem::out_of_range("notify", &ranges));
         problems
     }
 }

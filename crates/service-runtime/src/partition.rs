@@ -9,11 +9,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use coupon_domain::{HaltReason, Offset, Partition};
-use infrastructure_kafka::{AssignmentHandler, KafkaError, ReadError};
+use infrastructure_kafka::{AssignmentHandler, KafkaError, Membership, ReadError};
 use parking_lot::Mutex;
 
 use crate::exit::Ended;
 use crate::health::{Condition, Health, LoopTurn};
+use crate::sections::OpsSection;
+use crate::shutdown::Shutdown;
 use crate::task::Tasks;
 
 /// How long a worker waits before it looks again at what it waits for. Each look counts as a turn of its loop.
@@ -226,6 +228,38 @@ impl Workers {
             .filter_map(|(partition, running)| Some((*partition, progress(running)?)))
             .collect()
     }
+}
+
+/// How often progress is committed, for lag figures only.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Commits progress until the process shall end, and then leaves the group: that revokes all partitions, and their workers stop after the
+/// batch under way.
+///
+/// # Errors
+/// [`Ended::Fatal`]: the membership ended by itself, or did not end in time.
+pub async fn serve(
+    shutdown: &Shutdown,
+    membership: Membership,
+    workers: &Workers,
+    ops: &OpsSection,
+) -> Result<(), Ended> {
+    let mut commits = tokio::time::interval(COMMIT_INTERVAL);
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => break,
+            _ = commits.tick() => {}
+        }
+        if membership.has_ended() {
+            break;
+        }
+        for (partition, next) in workers.progress() {
+            membership.commit(partition.number(), next.number());
+        }
+    }
+    let patience = Duration::from_millis(ops.drain_ms_max.into());
+    tokio::task::block_in_place(|| membership.leave(patience))
+        .map_err(|error| Ended::Fatal(error.to_string()))
 }
 
 /// Starts and stops workers as the group shares out partitions.

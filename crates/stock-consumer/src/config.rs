@@ -72,14 +72,7 @@ impl ServiceConfig for Config {
             ("view_deferrals_max", decide.view_deferrals_max, 0, 1_000_000),
             ("metrics_coupons_max", decide.metrics_coupons_max, 0, 1_000),
         ];
-        for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                problems.push(Problem::new(
-                    &format!("decide.{key}"),
-                    format!("must be {least}..={most}, is {value}"),
-                ));
-            }
-        }
+        problems.extend(Problem::out_of_range("decide", &ranges));
         problems
     }
 }

@@ -15,11 +15,10 @@ mod view;
 mod worker;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use infrastructure_kafka::{Connection, DeadLetterWriter, Membership, Producer, ProducerPurpose, Topic};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
-use service_runtime::partition::PartitionWorkers;
+use service_runtime::partition::{self, PartitionWorkers};
 use service_runtime::{Context, Ended, Service, preflight};
 
 pub use config::Config;
@@ -76,23 +75,7 @@ impl Service for StockConsumer {
             Membership::join(&connection, &group, &claims_topic, Box::new(handler)).map_err(fatal)?;
 
         context.booted.met();
-        let mut every_second = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                () = context.shutdown.requested() => break,
-                _ = every_second.tick() => {}
-            }
-            if membership.has_ended() {
-                break;
-            }
-            for (partition, next_src) in workers.progress() {
-                membership.commit(partition.number(), next_src.number());
-            }
-        }
-        // Leaving revokes all partitions, which stops their workers after the batch under way.
-        let patience = Duration::from_millis(config.ops.drain_ms_max.into());
-        tokio::task::block_in_place(|| membership.leave(patience)).map_err(fatal)?;
-        Ok(())
+        partition::serve(&context.shutdown, membership, &workers, &config.ops).await
     }
 }
 

@@ -1,13 +1,18 @@
 use anyhow::{Result, ensure};
 use e2e_tests::user::event;
 use e2e_tests::{CouponSpec, World, WorldSpec, oracle};
+use local_stack::{Role, Supervised};
 use reqwest::StatusCode;
+
+/// No word that anything else would say.
+const ANN: &str = "ann.of.cleves@example.org";
+const LOG_LINES_MAX: usize = 100_000;
 
 pub(crate) fn scenario() -> Result<()> {
     e2e_tests::world::run(async {
         let world = World::start(WorldSpec::default())?;
         let coupon_id = world.publish(&CouponSpec::of(3)).await?;
-        let ann = world.user("ann")?;
+        let ann = world.user(ANN)?;
 
         let pressed = ann.press(&coupon_id).await?;
         ensure!(pressed.status == StatusCode::ACCEPTED, "{pressed:?}");
@@ -36,7 +41,7 @@ pub(crate) fn scenario() -> Result<()> {
         ensure!(answer.text("coupon_code") == code && answer.text("status") == "decided", "{answer:?}");
         let row =
             world.sql("select claim_id, user_id, user_nth, issue_no, code from issued_coupons_spelled")?;
-        ensure!(row == format!("{claim_id}|ann|1|1|{code}"), "{row}");
+        ensure!(row == format!("{claim_id}|{ANN}|1|1|{code}"), "{row}");
 
         // Somebody else's claim is as unknown as one that never was.
         for path in ["", "/events"] {
@@ -44,8 +49,22 @@ pub(crate) fn scenario() -> Result<()> {
             ensure!(other.status == StatusCode::NOT_FOUND, "{other:?}");
         }
 
+        logs_are_discreet(&world, &[ANN, &ann.token, pressed.text("stream_token"), &code])?;
         let report = oracle::verify(&world).await?;
         ensure!(report["ledger"]["granted"] == 1, "{report}");
         Ok(())
     })
+}
+
+/// No service writes down who somebody is, what opens anything, or what a coupon is worth.
+fn logs_are_discreet(world: &World, secrets: &[&str]) -> Result<()> {
+    let jwt_secret = world.deployment.credentials.jwt_secret.as_str();
+    for role in Role::ALL {
+        let log = world.service(role.name())?.log_tail(LOG_LINES_MAX);
+        ensure!(log.contains(" starts "), "{} has said nothing: {log}", role.name());
+        for secret in secrets.iter().chain([&jwt_secret]) {
+            ensure!(!log.contains(secret), "{} has written {secret} into its log", role.name());
+        }
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@ mod kafka_stopped;
 mod killed_in_a_burst;
 mod last_coupon;
 mod late_subscriber;
+mod limits;
 mod orderly_stop;
 mod refusals;
 mod restock;
@@ -36,6 +37,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
+    ("beyond_a_limit_the_answer_is_503_or_the_turn_comes_later", limits::scenario),
     ("services_refuse_wrong_topics_and_wait_for_missing_ones", wrong_topics::scenario),
     ("every_binary_explains_itself_and_refuses_a_wrong_configuration", binaries::scenario),
 ];
