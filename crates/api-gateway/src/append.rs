@@ -8,7 +8,7 @@ use coupon_domain::{Claim, ClaimId, Command, CouponId, Offset, Timestamp};
 use infrastructure_http::{Code, Problem};
 use infrastructure_kafka::{AppendError, NewRecord, Producer};
 use parking_lot::Mutex;
-use service_runtime::Clock;
+use service_runtime::{Clock, Ended, Tasks};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -26,6 +26,8 @@ pub(crate) struct Ticket {
     /// Unknown where the broker recognised a resent request.
     pub(crate) offset: Option<Offset>,
     pub(crate) appended_at: Option<Timestamp>,
+    /// It stands here or behind: its own offset, else the first one that was not decided when it was sent. An older answer is none to this press.
+    pub(crate) not_before: Option<Offset>,
 }
 
 /// Why there is no ticket.
@@ -73,6 +75,7 @@ pub(crate) struct Appender {
     pub(crate) states: Arc<StateMap>,
     pub(crate) broker_clock: Arc<BrokerClock>,
     pub(crate) clock: Clock,
+    pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<ServiceMetrics>,
     pub(crate) in_flight: InFlight,
 }
@@ -130,6 +133,10 @@ impl Appender {
                 tracing::debug!(%partition, "a record is in doubt: {reason}");
                 return Err(NoTicket::InDoubt);
             }
+            Err(AppendError::Fatal(reason)) => {
+                self.tasks.end(Ended::Fatal(reason));
+                return Err(NoTicket::InDoubt);
+            }
         };
         let offset = acknowledged.offset.and_then(|offset| Offset::new(offset).ok());
         let appended_at = acknowledged.append_time_ms.and_then(|ms| Timestamp::from_ms(ms).ok());
@@ -144,7 +151,8 @@ impl Appender {
             tracing::error!(%partition, %offset, %decided, "the log ends before what was decided: no 202 for it");
             return Err(NoTicket::LogMismatch);
         }
-        Ok(Ticket { partition: acknowledged.partition, offset, appended_at })
+        let not_before = offset.or_else(|| decided.map(Offset::next));
+        Ok(Ticket { partition: acknowledged.partition, offset, appended_at, not_before })
     }
 }
 
@@ -228,7 +236,7 @@ mod tests {
         let in_flight = InFlight::default();
         let Joined::Leader(leader) = in_flight.join(claim_id()) else { panic!("the first press leads") };
         let Joined::Follower(follower) = in_flight.join(claim_id()) else { panic!("the second follows") };
-        let ticket = Ticket { partition: 0, offset: None, appended_at: None };
+        let ticket = Ticket { partition: 0, offset: None, appended_at: None, not_before: None };
         leader.finish(&Ok(ticket));
         assert_eq!(follower.await.unwrap(), Ok(ticket));
         assert!(matches!(in_flight.join(claim_id()), Joined::Leader(_)));

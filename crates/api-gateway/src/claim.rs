@@ -198,7 +198,7 @@ struct Links {
 fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpResponse {
     let lifetime_ms = i64::from(desk.context.config.claims.stream_token_s) * 1_000;
     let expires_at = desk.context.clock.now().plus_ms(lifetime_ms);
-    let stream_token = StreamToken::issue(key, &claim_id, ticket.offset, expires_at).to_string();
+    let stream_token = StreamToken::issue(key, &claim_id, ticket.not_before, expires_at).to_string();
     let (host, path) = (desk.context.config.claims.notifier_url.trim_end_matches('/'), location(&claim_id));
     let body = Accepted {
         claim_id,

@@ -96,6 +96,7 @@ impl Service for ApiGateway {
                 states: Arc::clone(&states),
                 broker_clock: Arc::clone(&broker_clock),
                 clock: context.clock.clone(),
+                tasks: context.tasks.clone(),
                 metrics: Arc::clone(&metrics),
                 in_flight: InFlight::default(),
             },

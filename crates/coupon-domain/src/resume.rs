@@ -1,6 +1,6 @@
 //! Starting again: what a stock-consumer does before it decides the first record of a partition that it was assigned.
 //!
-//! The store (PostgreSQL's checkpoint) reflects the line up to S, the outcomes log up to W ≥ S. The records between are
+//! The store (PostgreSQL's checkpoint) reflects the line up to S, the outcomes log continues it up to W ≥ S. The records between are
 //! replayed without a word, the chain at W must come out equal, and deciding starts at W + 1. In terms of the first offset *not*
 //! reflected, `stored.next_src` is S + 1 and `next_undecided` is W + 1.
 
@@ -136,7 +136,7 @@ pub fn choose_base(stored: Stored, claims: LogBounds, outcomes: LogBounds) -> Re
     }
 }
 
-/// The highest outcome in the log, read from the record before the store's place on: the last word that was said.
+/// One outcome, as far as starting again needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastOutcome {
     /// The record it answers.
@@ -145,12 +145,49 @@ pub struct LastOutcome {
     pub chain: Chain,
 }
 
-/// Finds the last word among outcomes in the order of the log. A zombie's copies may stand last, so the highest counts.
-#[must_use]
-pub fn last_word(known: Option<LastOutcome>, next: LastOutcome) -> LastOutcome {
-    match known {
-        Some(known) if known.src_offset >= next.src_offset => known,
-        _ => next,
+/// What the outcomes log has said from the record before the store's place on, whatever copies stand in between.
+///
+/// The last word is the end of what continues the store without a gap: only so far can a reader of the log come that begins at the store's
+/// place. Where retention took outcomes that the store has not read, more was said behind the gap; all of it is published again, and the
+/// highest of those words is kept, so that the repetition can be compared with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    next: Offset,
+    last: Option<LastOutcome>,
+    highest: Option<LastOutcome>,
+}
+
+impl Said {
+    /// Nothing yet, for a store that stands at `next_src`.
+    #[must_use]
+    pub fn since(next_src: Offset) -> Self {
+        Self { next: next_src, last: None, highest: None }
+    }
+
+    /// Takes the next outcome of the log.
+    pub fn take(&mut self, outcome: LastOutcome) {
+        if self.highest.is_none_or(|highest| highest.src_offset < outcome.src_offset) {
+            self.highest = Some(outcome);
+        }
+        if outcome.src_offset == self.next {
+            self.next = self.next.next();
+            self.last = Some(outcome);
+        } else if self.last.is_none() && outcome.src_offset.next() == self.next {
+            // The record that the store ends with: its chain is compared.
+            self.last = Some(outcome);
+        }
+    }
+
+    /// The last word that continues the store, or the one that the store ends with.
+    #[must_use]
+    pub fn last_word(&self) -> Option<LastOutcome> {
+        self.last
+    }
+
+    /// The highest word behind a gap, where there is one.
+    #[must_use]
+    pub fn beyond_a_gap(&self) -> Option<LastOutcome> {
+        self.highest.filter(|highest| highest.src_offset >= self.next)
     }
 }
 
@@ -301,11 +338,25 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_outcome_is_the_last_word_wherever_copies_stand() {
+    fn the_last_word_is_where_the_log_stops_continuing_the_store() {
         let word = |src| LastOutcome { src_offset: offset(src), chain: chain(2) };
-        let last =
-            [3, 4, 5, 3, 4].map(word).into_iter().fold(None, |known, next| Some(last_word(known, next)));
-        assert_eq!(last, Some(word(5)));
+        let said = |sources: &[i64]| {
+            let mut said = Said::since(offset(5));
+            sources.iter().for_each(|src| said.take(word(*src)));
+            (said.last_word(), said.beyond_a_gap())
+        };
+        assert_eq!(said(&[]), (None, None));
+        assert_eq!(said(&[4]), (Some(word(4)), None), "what the store ends with");
+        assert_eq!(said(&[3, 2]), (None, None), "older copies say nothing new");
+        assert_eq!(said(&[4, 5, 6]), (Some(word(6)), None));
+        assert_eq!(said(&[5, 6, 7, 5, 6]), (Some(word(7)), None), "a zombie's copies stand last");
+        assert_eq!(said(&[9, 10]), (None, Some(word(10))), "retention took what the store had not read");
+        assert_eq!(
+            said(&[9, 10, 5, 6]),
+            (Some(word(6)), Some(word(10))),
+            "publishing it again was cut short"
+        );
+        assert_eq!(said(&[9, 10, 5, 6, 7, 8, 9, 10, 11]), (Some(word(11)), None));
     }
 
     #[test]
@@ -335,6 +386,15 @@ mod tests {
         );
         let same = Some(LastOutcome { src_offset: offset(4), chain: chain(1) });
         assert!(plan_replay(partition(), &stored(5, 7), same, bounds(0, 20)).is_ok());
+    }
+
+    #[test]
+    fn what_stands_behind_a_gap_is_said_again() {
+        let plan = plan_replay(partition(), &stored(5, 7), None, bounds(0, 20)).unwrap();
+        assert_eq!((plan.from, plan.next_undecided, plan.chain), (offset(5), offset(5), chain(1)));
+        // And where the claims are gone as well, nothing is left to say it from.
+        let gone = plan_replay(partition(), &stored(5, 7), None, bounds(6, 20));
+        assert_eq!(gone, Err(Stop::Halt(HaltReason::UndecidedDeleted)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ from rules import (
 
 PROMISES = ("NO-OVERSELL", "ONE-EACH", "FIRST-COME", "ONE-OUTCOME", "DURABLE-ACK", "AGREE")
 LEDGER = ("granted", "rejected", "deferred", "undecided", "dead_lettered")
-DAY_MS, DEAD_LETTER_BYTES_MAX = 86_400_000, 64 * 1024
+DAY_MS, DEAD_LETTER_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX = 86_400_000, 64 * 1024, 1024
 
 # What an outcome says: about its record, and in answer to it. The chain is compared apart, unknown fields are ignored.
 RECORD_FIELDS = (
@@ -248,7 +248,7 @@ class Audit:
                 origin = line.records[src - line.start]
                 kept = None if origin.value is None else origin.value[:DEAD_LETTER_BYTES_MAX]
                 self.compared["dead letters"] += 1
-                if (letter.value, letter.key or b"") != (kept, origin.key or b""):
+                if (letter.value, letter.key or b"") != (kept, (origin.key or b"")[:DEAD_LETTER_KEY_BYTES_MAX]):
                     self.broken("ONE-OUTCOME", place, "its copy in the DLQ has other bytes")
             elif src < line.decided:
                 self.broken("ONE-OUTCOME", place, "is invalid, but has no copy in the DLQ")

@@ -55,6 +55,10 @@ impl ServiceMetrics {
         histogram.observe(seconds);
     }
 
+    pub(crate) fn lifted(&self, partition: Partition, reason: HaltReason) {
+        self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(0);
+    }
+
     pub(crate) fn halted(&self, partition: Partition, reason: HaltReason) {
         self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(1);
     }

@@ -1,11 +1,16 @@
 //! Publishing how far a partition is committed. Only the newest watermark counts, so those that come while one is under way
 //! are skipped.
 
+use std::time::Duration;
+
 use coupon_domain::wire::{PersistedWatermark, encode_persisted};
-use infrastructure_kafka::{NewRecord, Producer};
+use infrastructure_kafka::{AppendError, NewRecord, Producer};
 use service_runtime::{Ended, Tasks};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+/// After a watermark was refused it is published again this much later.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Publishes one partition's watermarks. Its task ends with it, after the last one was acknowledged.
 pub(crate) struct Publisher {
@@ -41,10 +46,16 @@ async fn publish(
             payload: Some(&payload),
             headers: &[],
         };
-        producer
-            .append(record)
-            .await
-            .map_err(|error| Ended::Fatal(format!("a watermark was not acknowledged: {error}")))?;
+        match producer.append(record).await {
+            Ok(_) => {}
+            // A partition that was just added may not be known everywhere yet; the newest watermark is due again anyway.
+            Err(AppendError::Refused(reason)) => {
+                tracing::warn!(partition = %watermark.partition, "a watermark was refused, it is published again: {reason}");
+                tokio::time::sleep(RETRY).await;
+                changes.mark_changed();
+            }
+            Err(error) => return Err(Ended::Fatal(format!("a watermark was not acknowledged: {error}"))),
+        }
     }
     Ok(())
 }

@@ -41,6 +41,8 @@ pub(crate) struct Preparer {
     /// Of all coupons that are published up to the watermark.
     pub(crate) definitions: HashMap<CouponId, Arc<Definition>>,
     pub(crate) watermark: OutcomeWatermark,
+    /// The first outcome behind a gap, while the missing ones are looked for further on.
+    pub(crate) gap: Option<Offset>,
     pub(crate) last_record: Option<RecordIdentity>,
     pub(crate) batch_records_max: usize,
     pub(crate) drain_seconds: prometheus::Histogram,
@@ -76,9 +78,14 @@ impl Preparer {
             }
         }
         self.flush(&mut batch, writer)?;
-        match trouble {
-            Some(interrupted) => give_up(writer, interrupted),
-            None => ControlFlow::Continue(()),
+        match (trouble, self.gap) {
+            (Some(interrupted), _) => give_up(writer, interrupted),
+            (None, Some(gap)) if self.reader.is_at_end() => {
+                let missing =
+                    format!("outcomes from src {} on are missing before it", self.watermark.next_src);
+                give_up(writer, halt(HaltReason::OffsetGap, gap.number(), &missing))
+            }
+            (None, _) => ControlFlow::Continue(()),
         }
     }
 
@@ -120,6 +127,9 @@ impl Preparer {
         batch: &mut Batch,
         writer: &SyncSender<Prepared>,
     ) -> ControlFlow<(), Result<(), Interrupted>> {
+        if self.passes_over(outcome_offset, outcome.src_offset) {
+            return ControlFlow::Continue(Ok(()));
+        }
         let before = self.watermark;
         match self.watermark.accept(outcome_offset, &outcome) {
             Err(reason) => {
@@ -159,6 +169,22 @@ impl Preparer {
         }
         self.last_record = Some(identity);
         ControlFlow::Continue(Ok(()))
+    }
+
+    /// True for an outcome that is not taken now because others are missing before it. Where retention took outcomes that we have not read, a
+    /// restarted stock-consumer publishes them again, and all that followed: further on in the log. Until they are found nothing moves, so that
+    /// the search can begin anew.
+    fn passes_over(&mut self, outcome_offset: Offset, src_offset: Offset) -> bool {
+        if src_offset == self.watermark.next_src {
+            if let Some(gap) = self.gap.take() {
+                tracing::info!(partition = %self.partition, %gap, offset = %outcome_offset, "the missing outcomes are found");
+            }
+            return false;
+        }
+        if src_offset > self.watermark.next_src {
+            self.gap.get_or_insert(outcome_offset);
+        }
+        self.gap.is_some()
     }
 
     fn add_claim(

@@ -66,6 +66,10 @@ impl PartitionJob for Writer {
         self.0.metrics.halted(partition, reason);
     }
 
+    fn lifted(&self, partition: Partition, reason: HaltReason) {
+        self.0.metrics.lifted(partition, reason);
+    }
+
     fn revoked(&self, partition: Partition) {
         self.0.metrics.revoked(partition);
     }
@@ -111,7 +115,8 @@ impl<'a> Session<'a> {
                 format!("PostgreSQL has read up to {place}, but the outcomes log ends at {}", bounds.end),
             )
         })?;
-        reader.assign(&[(partition.number(), start.number())])?;
+        let to_read = infrastructure_kafka::LogBounds { start: start.number(), ..found };
+        reader.assign_within(&[(partition.number(), to_read)])?;
         tracing::info!(%partition, offset = %start, next_src = %progress.watermark.next_src, "writing");
 
         let config = &shared.context.config.write;
@@ -121,6 +126,7 @@ impl<'a> Session<'a> {
             keys: shared.keys.clone(),
             definitions: coupons.into_iter().map(|state| (state.coupon_id, state.definition)).collect(),
             watermark: progress.watermark,
+            gap: None,
             last_record: progress.last_record,
             batch_records_max: usize::try_from(config.batch_records_max).unwrap_or(1),
             drain_seconds: shared.metrics.drain_seconds.clone(),

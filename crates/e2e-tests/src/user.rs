@@ -7,6 +7,7 @@ use couponctl::api::{Answer, Client};
 use reqwest::StatusCode;
 use serde_json::Value;
 
+use crate::waiting::GENEROUS;
 use crate::world::UserMint;
 
 /// A user.
@@ -96,13 +97,14 @@ impl User {
     pub async fn events(&self, claim_id: &str, token: Option<&str>) -> Result<Events> {
         let query = token.map_or_else(String::new, |token| format!("?token={token}"));
         let mut events = Events::new();
-        let status = self
-            .notifier
-            .events(&format!("/v1/claims/{claim_id}/events{query}"), |event, data| {
-                events.push((event.to_owned(), data.clone()));
-                if event == "end" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .await?;
+        let path = format!("/v1/claims/{claim_id}/events{query}");
+        let listening = self.notifier.events(&path, |event, data| {
+            events.push((event.to_owned(), data.clone()));
+            if event == "end" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let status = tokio::time::timeout(GENEROUS, listening)
+            .await
+            .with_context(|| format!("the stream of {claim_id} has no end"))??;
         ensure!(status == StatusCode::OK, "the stream of {claim_id} was answered {status}");
         let last = events.last().map(|(event, _)| event.as_str());
         ensure!(last == Some("end"), "the stream of {claim_id} ended without an end: {events:?}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use couponctl::api::{Answer, Client};
 use infrastructure_http::TokenMint;
 use infrastructure_http::time::to_rfc3339;
@@ -18,6 +18,8 @@ use service_runtime::{Clock, Metrics, catalogue, metrics};
 use crate::user::User;
 use crate::waiting::{GENEROUS, eventually};
 
+/// A scenario that waits for what never comes fails after this time.
+const SCENARIO_MAX: Duration = Duration::from_secs(300);
 /// Tokens of scenarios are valid for an hour.
 const TOKEN_MS: i64 = 3_600_000;
 
@@ -489,13 +491,17 @@ pub fn random() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// Runs a scenario's future on a runtime of its own.
+/// Runs a scenario's future on a runtime of its own, for five minutes at most.
 ///
 /// # Errors
 /// The scenario's.
 pub fn run(scenario: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(scenario);
+    let result = runtime.block_on(async {
+        tokio::time::timeout(SCENARIO_MAX, scenario)
+            .await
+            .unwrap_or_else(|_| bail!("the scenario has not ended after {SCENARIO_MAX:?}"))
+    });
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
 }

@@ -1,6 +1,6 @@
 //! A claim as its user sees it: the same from gateway and notifier.
 
-use coupon_domain::{ClaimAnswer, ClaimId, Offset, Timestamp};
+use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -79,6 +79,12 @@ impl ClaimView {
             decided_offset: Some(offset.number()),
             ..Self::pending(claim_id)
         }
+    }
+
+    /// A claim of a retired coupon of which nothing is written: it came too late, as every further press does.
+    #[must_use]
+    pub fn closed(claim_id: ClaimId) -> Self {
+        Self { status: Status::Decided, code: Some(ClaimCode::Closed.as_str()), ..Self::pending(claim_id) }
     }
 
     /// A claim with an answer.

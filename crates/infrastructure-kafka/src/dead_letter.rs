@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use crate::producer::{AppendError, NewRecord, Producer};
+use crate::reader::RecordView;
 
 /// Most bytes of a record that are kept. A longer one is cut, and `original_bytes` says how long it was.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of a key that are kept.
+pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest text of why a record could not be read, in bytes.
 pub const PROBLEM_BYTES_MAX: usize = 500;
 
@@ -43,10 +46,12 @@ pub struct DeadLetter {
     pub origin_offset: i64,
     /// When the broker appended it, in ms since the epoch.
     pub origin_time_ms: i64,
-    /// Its key.
+    /// Its key, cut to [`KEY_BYTES_MAX`].
     pub key: Option<Vec<u8>>,
-    /// Its bytes.
+    /// Its bytes, cut to [`PAYLOAD_BYTES_MAX`]: a batch may hold thousands of letters.
     pub payload: Option<Vec<u8>>,
+    /// How many bytes the payload had.
+    pub original_bytes: usize,
     /// The claim it would have been, where that much could be read.
     pub claim_id: Option<String>,
     /// The closed reason, as in its outcome.
@@ -63,6 +68,30 @@ pub struct DeadLetterWriter {
     origin_topic: String,
     service: &'static str,
     release: &'static str,
+}
+
+impl DeadLetter {
+    /// The copy of a record, cut to what is kept, without the claim it would have been.
+    #[must_use]
+    pub fn of_record(
+        record: &RecordView<'_>,
+        origin_time_ms: i64,
+        reason: &'static str,
+        problem: String,
+    ) -> Self {
+        let kept = |bytes: &[u8], most: usize| bytes.get(..most).unwrap_or(bytes).to_vec();
+        Self {
+            origin_partition: record.partition(),
+            origin_offset: record.offset(),
+            origin_time_ms,
+            key: record.key().map(|key| kept(key, KEY_BYTES_MAX)),
+            payload: record.payload().map(|payload| kept(payload, PAYLOAD_BYTES_MAX)),
+            original_bytes: record.payload().map_or(0, <[u8]>::len),
+            claim_id: None,
+            reason,
+            problem,
+        }
+    }
 }
 
 impl DeadLetterWriter {
@@ -85,14 +114,12 @@ impl DeadLetterWriter {
     pub fn write(&self, letters: &[DeadLetter], on_wait: &mut dyn FnMut()) -> Result<(), AppendError> {
         let mut batch = self.producer.batch();
         for letter in letters {
-            let payload =
-                letter.payload.as_deref().map(|payload| payload.get(..PAYLOAD_BYTES_MAX).unwrap_or(payload));
             let problem = cut(&letter.problem);
             let (partition, offset, time, length) = (
                 letter.origin_partition.to_string(),
                 letter.origin_offset.to_string(),
                 letter.origin_time_ms.to_string(),
-                letter.payload.as_ref().map_or(0, Vec::len).to_string(),
+                letter.original_bytes.to_string(),
             );
             let mut headers: Vec<(&str, &[u8])> = vec![
                 (headers::ORIGIN_TOPIC, self.origin_topic.as_bytes()),
@@ -112,7 +139,7 @@ impl DeadLetterWriter {
                 topic: &self.topic,
                 partition: letter.origin_partition,
                 key: letter.key.as_deref().unwrap_or_default(),
-                payload,
+                payload: letter.payload.as_deref(),
                 headers: &headers,
             };
             batch.produce(record, on_wait)?;

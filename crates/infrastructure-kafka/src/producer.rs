@@ -62,6 +62,9 @@ pub enum AppendError {
     /// No acknowledgement: it may be in the log, or land there yet.
     #[error("the record was not acknowledged: {0}")]
     Unknown(String),
+    /// As [`AppendError::Unknown`], and the producer will never append anything again: the process must end.
+    #[error("the producer is of no use any more: {0}")]
+    Fatal(String),
 }
 
 impl AppendError {
@@ -74,9 +77,9 @@ impl AppendError {
                 | RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::PurgeQueue,
+                | RDKafkaErrorCode::UnknownPartition,
             ) => Self::Refused(error.to_string()),
+            Some(RDKafkaErrorCode::Fatal) => Self::Fatal(error.to_string()),
             _ => Self::Unknown(error.to_string()),
         }
     }
@@ -84,7 +87,7 @@ impl AppendError {
     fn result_label(&self) -> &'static str {
         match self {
             Self::QueueFull | Self::Refused(_) => "refused",
-            Self::Unknown(_) => "unknown",
+            Self::Unknown(_) | Self::Fatal(_) => "unknown",
         }
     }
 }
@@ -153,7 +156,11 @@ impl ProducerContext for Delivery {
             Ok(message) => Ok(Acknowledged {
                 partition: message.partition(),
                 offset: Some(message.offset()).filter(|offset| *offset >= 0),
-                append_time_ms: message.timestamp().to_millis(),
+                // Without an answer of its own (a resend that was recognised) librdkafka keeps the time of our clock.
+                append_time_ms: match message.timestamp() {
+                    rdkafka::Timestamp::LogAppendTime(ms) => Some(ms),
+                    rdkafka::Timestamp::CreateTime(_) | rdkafka::Timestamp::NotAvailable => None,
+                },
             }),
             Err((error, _)) => Err(AppendError::of(error)),
         };

@@ -49,6 +49,8 @@ async fn load_in_snapshot(
     connection: &mut AsyncPgConnection,
     partition: Partition,
 ) -> Result<Option<StoredLedger>, PostgresError> {
+    // Millions of claims take longer than a request may, and without them the line would wait for ever.
+    diesel::sql_query("SET LOCAL statement_timeout = 0").execute(connection).await?;
     refuse_standby(connection).await?;
     let row: Option<ProgressRow> = partition_progress::table
         .find(partition.number())

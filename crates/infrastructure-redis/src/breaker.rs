@@ -41,12 +41,15 @@ impl Breaker {
         }
     }
 
-    pub(crate) fn failed(&self, now: Instant) {
+    /// True where the circuit is open because of this failure, or still.
+    pub(crate) fn failed(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         state.failures = state.failures.saturating_add(1);
-        if state.failures >= FAILURES_MAX {
+        let is_open = state.failures >= FAILURES_MAX;
+        if is_open {
             state.retry_at = Some(now + OPEN);
         }
+        is_open
     }
 }
 
@@ -58,7 +61,7 @@ mod tests {
     fn the_circuit_opens_after_failures_in_a_row_and_lets_one_try_again() {
         let (breaker, start) = (Breaker::default(), Instant::now());
         for _ in 1..FAILURES_MAX {
-            breaker.failed(start);
+            assert!(!breaker.failed(start));
         }
         assert!(breaker.allows(start));
         breaker.succeeded();
@@ -66,6 +69,7 @@ mod tests {
             assert!(breaker.allows(start));
             breaker.failed(start);
         }
+        assert!(breaker.failed(start));
         assert!(!breaker.allows(start));
         let later = start + OPEN;
         assert!(breaker.allows(later));

@@ -107,7 +107,10 @@ impl Connection {
                 "ok"
             }
             Err(error) => {
-                self.shared.breaker.failed(Instant::now());
+                // Time-outs alone never make the manager reconnect, and a server that has lost its power sends no word that it is gone.
+                if self.shared.breaker.failed(Instant::now()) {
+                    *self.shared.manager.write() = None;
+                }
                 error.label()
             }
         };

@@ -13,6 +13,7 @@ pub(crate) fn followed(claim_id: ClaimId, followed: &Followed) -> ClaimView {
     match followed {
         Followed::Answer(answer) => ClaimView::answered(answer),
         Followed::Parked(offset) => ClaimView::parked(claim_id, *offset),
+        Followed::Forgotten => ClaimView::closed(claim_id),
     }
 }
 

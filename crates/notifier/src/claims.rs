@@ -31,6 +31,7 @@ async fn answer_now(desk: &Desk, claim_id: ClaimId) -> Result<ClaimView, Problem
     let found = desk.follower.look(&claim_id, true).await;
     match found.answer {
         Some(answer) => Ok(with_coupon(ClaimView::answered(&answer), found.issued)),
+        None if found.retired => Ok(ClaimView::closed(claim_id)),
         None if found.blind => {
             let detail = "neither store answers now; the claim is not lost";
             Err(Problem::new(Code::Unavailable, detail).claim(&claim_id))

@@ -132,7 +132,7 @@ fn converse(
         };
         yield Ok(life.event("decided", None, &followed_view(claim_id, &followed)));
         let end_id = match &followed {
-            Followed::Parked(_) => None,
+            Followed::Parked(_) | Followed::Forgotten => None,
             Followed::Answer(answer) => {
                 desk.told_at(answer, &desk.metrics.told_by_stream_seconds);
                 if answer.code == ClaimCode::Granted

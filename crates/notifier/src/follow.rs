@@ -25,6 +25,8 @@ pub(crate) enum Followed {
     Answer(ClaimAnswer),
     /// The claim's record could not be read and is parked.
     Parked(Offset),
+    /// The coupon is retired, and nothing is written of this claim: it came too late.
+    Forgotten,
 }
 
 /// Follows claims.
@@ -41,8 +43,8 @@ pub(crate) struct Following {
     ticket: Option<Offset>,
     tail: Arc<TailState>,
     registration: Registration,
-    /// What the tail has not told lies before this outcome offset.
-    untold_before: Offset,
+    /// What the tail has not told lies before this outcome offset; none while it stands still.
+    untold_before: Option<Offset>,
     /// False where the answer to the ticket is certain to come past the tail.
     must_look: bool,
     _place: Place,
@@ -66,7 +68,7 @@ impl Follower {
         })?;
         let registration = self.waiters.register(claim_id);
         // Only now: whatever the tail reads from here on, it tells.
-        let untold_before = tail.next_offset();
+        let untold_before = Some(tail.next_offset());
         let must_look = ticket.is_none_or(|ticket| ticket < tail.next_src());
         Ok(Following { claim_id, ticket, tail, registration, untold_before, must_look, _place: place })
     }
@@ -84,22 +86,28 @@ impl Follower {
                     Told::Parked(offset) => return Followed::Parked(offset),
                     Told::Answer(answer) if answer.code == ClaimCode::Closed && !answer.is_final => {
                         closed = Some(answer);
-                        following.untold_before = following.tail.next_offset();
+                        following.untold_before = Some(following.tail.next_offset());
                         looking = true;
                         next_look.reset_immediately();
                     }
                     Told::Answer(answer) if following.is_answered_by(&answer) => return Followed::Answer(answer),
                     Told::Answer(_) => {}
                 },
-                _ = next_look.tick(), if looking || following.tail.is_halted() => {
+                // A tail that stands still tells nobody: from now on it is looked, until it goes on.
+                () = following.tail.until_halted(), if !looking => looking = true,
+                _ = next_look.tick(), if looking => {
+                    following.untold_before = following.tail.untold_before(following.untold_before);
                     let found = self.stores.look_up(&following.claim_id, false).await;
                     if let Some(answer) = found.answer.filter(|answer| following.is_answered_by(answer)) {
                         return Followed::Answer(answer);
                     }
-                    if found.complete_up_to.is_some_and(|offset| offset >= following.untold_before) {
+                    let untold_before = following.untold_before;
+                    if untold_before.is_some_and(|untold| found.complete_up_to.is_some_and(|offset| offset >= untold)) {
                         looking = false;
-                        if let Some(answer) = closed.filter(|_| found.retired) {
-                            return Followed::Answer(answer);
+                        match closed.filter(|_| found.retired) {
+                            Some(answer) => return Followed::Answer(answer),
+                            None if found.retired && following.was_passed() => return Followed::Forgotten,
+                            None => {}
                         }
                     }
                 }
@@ -127,6 +135,11 @@ impl Following {
     /// Where this press of the button was appended, where known.
     pub(crate) fn ticket(&self) -> Option<Offset> {
         self.ticket
+    }
+
+    /// True where no answer to this press is still to come past the tail.
+    fn was_passed(&self) -> bool {
+        self.ticket.is_none_or(|ticket| ticket < self.tail.next_src())
     }
 
     fn is_answered_by(&self, answer: &ClaimAnswer) -> bool {

@@ -70,6 +70,10 @@ impl ServiceMetrics {
         self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(1);
     }
 
+    pub(crate) fn lifted(&self, partition: Partition, reason: HaltReason) {
+        self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(0);
+    }
+
     pub(crate) fn watermark(&self, partition: Partition, next_src: i64) {
         self.watermark.with_label_values(&[crate::NAME, partition.to_string().as_str()]).set(next_src);
     }

@@ -26,7 +26,9 @@ const POLL: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(1);
 const RECORDS_PER_TURN: usize = 5_000;
 /// How often new partitions are looked for.
-const PARTITIONS_CHECK: Duration = Duration::from_secs(30);
+const PARTITIONS_CHECK: Duration = Duration::from_secs(10);
+/// Stands where a tail does not know its place yet.
+const UNKNOWN: i64 = -1;
 
 /// The topics' full names.
 pub(crate) struct Topics {
@@ -43,16 +45,16 @@ pub(crate) struct Tails {
 pub(crate) struct TailState {
     next_offset: AtomicI64,
     next_src: AtomicI64,
-    halted: AtomicBool,
+    halted: watch::Sender<bool>,
     persisted: watch::Sender<Option<PersistedWatermark>>,
 }
 
 impl Default for TailState {
     fn default() -> Self {
         Self {
-            next_offset: AtomicI64::new(0),
-            next_src: AtomicI64::new(0),
-            halted: AtomicBool::new(false),
+            next_offset: AtomicI64::new(UNKNOWN),
+            next_src: AtomicI64::new(UNKNOWN),
+            halted: watch::Sender::new(false),
             persisted: watch::Sender::new(None),
         }
     }
@@ -71,7 +73,24 @@ impl TailState {
 
     /// True where the tail stands still: nobody is told by it, so look-ups must go on.
     pub(crate) fn is_halted(&self) -> bool {
-        self.halted.load(Ordering::Relaxed)
+        *self.halted.borrow()
+    }
+
+    /// Waits until the tail stands still.
+    pub(crate) async fn until_halted(&self) {
+        // Its sender is ours: the wait ends only where it is so.
+        drop(self.halted.subscribe().wait_for(|halted| *halted).await);
+    }
+
+    /// What the tail has not told a waiter lies before this outcome offset, given what was so before; none while it stands still. What it passes
+    /// over when it goes on lies before the place where it does.
+    pub(crate) fn untold_before(&self, before: Option<Offset>) -> Option<Offset> {
+        if self.is_halted() { None } else { Some(before.unwrap_or_else(|| self.next_offset())) }
+    }
+
+    /// False until the tail knows its place: whoever registered before it could be missed by tail and look-up alike.
+    fn knows_its_place(&self) -> bool {
+        self.next_offset.load(Ordering::Acquire) != UNKNOWN
     }
 
     /// How far PostgreSQL reflects the partition, as it changes.
@@ -86,8 +105,12 @@ impl TailState {
 }
 
 impl Tails {
-    /// The tail of a partition, if the topics have it.
+    /// The tail of a partition, if the topics have it and it knows its place.
     pub(crate) fn of(&self, partition: Partition) -> Option<Arc<TailState>> {
+        self.entry(partition).filter(|tail| tail.knows_its_place())
+    }
+
+    fn entry(&self, partition: Partition) -> Option<Arc<TailState>> {
         self.partitions.read().get(partition.index()).cloned()
     }
 
@@ -220,7 +243,7 @@ impl PersistedTail {
         let Some(payload) = record.payload() else { return };
         match decode_persisted(payload) {
             Ok(watermark) => {
-                if let Some(tail) = self.tails.of(watermark.partition) {
+                if let Some(tail) = self.tails.entry(watermark.partition) {
                     tail.persisted.send_replace(Some(watermark));
                 }
             }
@@ -276,10 +299,14 @@ impl OutcomesTail {
                 return Ok(());
             }
             if reader.is_at_end() {
-                self.show_readiness();
+                // Also where a partition stands still: all replicas halt at the same record, and look-ups still tell its users.
+                self.ready.met();
             }
             if checked.elapsed() >= PARTITIONS_CHECK {
                 checked = Instant::now();
+                if self.pass_gaps() {
+                    return Ok(());
+                }
                 if usize::try_from(reader.partition_count()?).unwrap_or(0) != self.partitions.len() {
                     return Ok(());
                 }
@@ -294,14 +321,10 @@ impl OutcomesTail {
         self.tails.grow(usize::try_from(count).unwrap_or(0));
         let known = i32::try_from(self.partitions.len()).unwrap_or(i32::MAX);
         for partition in (known..count).filter_map(|number| Partition::new(number).ok()) {
-            let Some(state) = self.tails.of(partition) else { continue };
+            let Some(state) = self.tails.entry(partition) else { continue };
             let base = state.persisted.borrow().clone();
             let watermark = match base {
-                Some(persisted) => OutcomeWatermark {
-                    next_src: persisted.next_src,
-                    next_outcome_offset: persisted.next_outcome_offset,
-                    chain: persisted.chain,
-                },
+                Some(persisted) => watermark_of(&persisted),
                 None if reader.bounds(partition.number())?.start == 0 => OutcomeWatermark::genesis(partition),
                 None => {
                     let reason = "its outcomes no longer reach back to the beginning, and db-writer has not published a watermark yet";
@@ -363,17 +386,19 @@ impl OutcomesTail {
         }
     }
 
-    fn show_readiness(&self) {
-        let halted: Vec<String> = self
-            .partitions
-            .iter()
-            .filter_map(|tailed| Some(format!("partition {} halted, {}", tailed.partition, tailed.halted?)))
-            .collect();
-        if halted.is_empty() {
-            self.ready.met();
-        } else {
-            self.ready.unmet(halted.join("; "));
+    /// Goes on behind gaps that PostgreSQL has come over meanwhile. True where there was one.
+    fn pass_gaps(&mut self) -> bool {
+        let mut passed = false;
+        for tailed in &mut self.partitions {
+            let persisted = tailed.state.persisted.borrow().clone();
+            let Some(persisted) = persisted else { continue };
+            if tailed.halted == Some(HaltReason::OffsetGap) && persisted.next_src > tailed.watermark.next_src
+            {
+                tailed.go_on_from(&persisted, &self.metrics);
+                passed = true;
+            }
         }
+        passed
     }
 }
 
@@ -411,8 +436,27 @@ impl TailedPartition {
                 "the tail stands still, users are told by look-ups alone: {detail}");
         }
         self.halted = Some(reason);
-        self.state.halted.store(true, Ordering::Relaxed);
+        self.state.halted.send_replace(true);
         metrics.halted(self.partition, reason);
+    }
+
+    fn go_on_from(&mut self, persisted: &PersistedWatermark, metrics: &ServiceMetrics) {
+        tracing::info!(partition = %self.partition, offset = %persisted.next_outcome_offset, "the tail goes on behind the gap");
+        self.watermark = watermark_of(persisted);
+        self.state.moved(&self.watermark);
+        if let Some(reason) = self.halted.take() {
+            metrics.lifted(self.partition, reason);
+        }
+        // Last: whoever looks things up meanwhile does so until the tail's new place is known.
+        self.state.halted.send_replace(false);
+    }
+}
+
+fn watermark_of(persisted: &PersistedWatermark) -> OutcomeWatermark {
+    OutcomeWatermark {
+        next_src: persisted.next_src,
+        next_outcome_offset: persisted.next_outcome_offset,
+        chain: persisted.chain,
     }
 }
 

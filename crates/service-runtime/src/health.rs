@@ -17,11 +17,15 @@ struct Inner {
     started: Instant,
     loop_stall_max: Duration,
     /// Conditions that are not met, with their reasons.
-    starting: Mutex<BTreeMap<String, String>>,
-    not_ready: Mutex<BTreeMap<String, String>>,
+    starting: Mutex<Conditions>,
+    not_ready: Mutex<Conditions>,
+    conditions_made: AtomicU64,
     loops: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
     draining: std::sync::atomic::AtomicBool,
 }
+
+/// By name: whose it is, and the reason. A name may pass to another owner while the one before still ends.
+type Conditions = BTreeMap<String, (u64, String)>;
 
 /// A probe's answer: fine, or the reasons why not.
 pub type Answer = Result<(), Vec<String>>;
@@ -36,6 +40,7 @@ impl Health {
                 loop_stall_max,
                 starting: Mutex::default(),
                 not_ready: Mutex::default(),
+                conditions_made: AtomicU64::new(0),
                 loops: Mutex::default(),
                 draining: false.into(),
             }),
@@ -111,7 +116,7 @@ impl Health {
         u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn conditions(&self, probe: Probe) -> &Mutex<BTreeMap<String, String>> {
+    fn conditions(&self, probe: Probe) -> &Mutex<Conditions> {
         match probe {
             Probe::Startup => &self.inner.starting,
             Probe::Ready => &self.inner.not_ready,
@@ -119,8 +124,8 @@ impl Health {
     }
 }
 
-fn reasons(conditions: &BTreeMap<String, String>) -> Vec<String> {
-    conditions.iter().map(|(name, reason)| format!("{name}: {reason}")).collect()
+fn reasons(conditions: &Conditions) -> Vec<String> {
+    conditions.iter().map(|(name, (_, reason))| format!("{name}: {reason}")).collect()
 }
 
 fn answer(reasons: Vec<String>) -> Answer {
@@ -138,23 +143,32 @@ pub struct Condition {
     health: Health,
     probe: Probe,
     name: String,
+    owner: u64,
 }
 
 impl Condition {
     fn new(health: &Health, probe: Probe, name: &str, reason: &str) -> Self {
-        let condition = Self { health: health.clone(), probe, name: name.to_owned() };
-        condition.unmet(reason);
+        let owner = health.inner.conditions_made.fetch_add(1, Ordering::Relaxed);
+        let condition = Self { health: health.clone(), probe, name: name.to_owned(), owner };
+        health.conditions(probe).lock().insert(name.to_owned(), (owner, reason.to_owned()));
         condition
     }
 
     /// It is so.
     pub fn met(&self) {
-        self.health.conditions(self.probe).lock().remove(&self.name);
+        let mut conditions = self.health.conditions(self.probe).lock();
+        if conditions.get(&self.name).is_some_and(|(owner, _)| *owner == self.owner) {
+            conditions.remove(&self.name);
+        }
     }
 
     /// It is not so, for this reason.
     pub fn unmet(&self, reason: impl Into<String>) {
-        self.health.conditions(self.probe).lock().insert(self.name.clone(), reason.into());
+        let mut conditions = self.health.conditions(self.probe).lock();
+        // Whoever has taken over the name since speaks for it.
+        if conditions.get(&self.name).is_none_or(|(owner, _)| *owner <= self.owner) {
+            conditions.insert(self.name.clone(), (self.owner, reason.into()));
+        }
     }
 }
 
@@ -180,7 +194,10 @@ impl LoopTurn {
 
 impl Drop for LoopTurn {
     fn drop(&mut self) {
-        self.health.inner.loops.lock().remove(&self.name);
+        let mut loops = self.health.inner.loops.lock();
+        if loops.get(&self.name).is_some_and(|turned| Arc::ptr_eq(turned, &self.turned)) {
+            loops.remove(&self.name);
+        }
     }
 }
 
@@ -202,6 +219,24 @@ mod tests {
         health.start_draining();
         assert_eq!(health.ready(), Err(vec!["draining".to_owned()]));
         assert_eq!(health.startup(), Ok(()));
+    }
+
+    #[test]
+    fn whoever_ends_late_takes_nothing_away_from_a_successor() {
+        let health = Health::new(Duration::ZERO);
+        let (old, old_turn) =
+            (health.ready_condition("partition-3", "starting"), health.watch_loop("partition-3"));
+        let (new, new_turn) =
+            (health.ready_condition("partition-3", "starting"), health.watch_loop("partition-3"));
+        new.unmet("halted");
+        old.unmet("waiting");
+        old.met();
+        drop((old, old_turn));
+        assert_eq!(health.ready(), Err(vec!["partition-3: halted".to_owned()]));
+        assert_eq!(health.loop_ages().len(), 1);
+        drop((new, new_turn));
+        assert_eq!(health.ready(), Ok(()));
+        assert_eq!(health.loop_ages().len(), 0);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::task::Tasks;
 
 /// How long a worker waits before it looks again at what it waits for. Each look counts as a turn of its loop.
 const RETRY: Duration = Duration::from_secs(1);
+/// A gap in the log may be filled: so much later it is looked at again.
+const GAP_RETRY: Duration = Duration::from_secs(10);
 /// How long a worker may take to finish its batch when its partition goes to somebody else. Later it only repeats what the other does.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -92,6 +94,9 @@ pub trait PartitionJob: Send + Sync + 'static {
 
     /// The partition stands still.
     fn halted(&self, partition: Partition, reason: HaltReason);
+
+    /// It is tried again.
+    fn lifted(&self, partition: Partition, reason: HaltReason);
 
     /// The partition is no longer ours: its series go.
     fn revoked(&self, partition: Partition);
@@ -178,8 +183,10 @@ impl Worker {
                     }
                 }
                 Interrupted::Halt(halt) => {
-                    self.stand_still(job, &halt);
-                    return Ok(());
+                    if self.stand_still(job, &halt) {
+                        return Ok(());
+                    }
+                    job.lifted(partition, halt.reason);
                 }
             }
             if self.check_stop().is_err() {
@@ -188,12 +195,17 @@ impl Worker {
         }
     }
 
-    fn stand_still(&self, job: &dyn PartitionJob, halt: &Halt) {
+    /// True where the worker was stopped meanwhile. Only what can pass without a restart is tried again.
+    fn stand_still(&self, job: &dyn PartitionJob, halt: &Halt) -> bool {
         let (partition, reason, remedy) = (self.partition, halt.reason, halt.reason.remedy());
         tracing::error!(%partition, %reason, remedy, "the partition stands still: {}", halt.detail);
         self.ready.unmet(format!("halted, {reason}: {}; {remedy}", halt.detail));
         job.halted(partition, reason);
+        if halt.reason == HaltReason::OffsetGap {
+            return self.wait_or_stop(GAP_RETRY);
+        }
         while !self.wait_or_stop(RETRY) {}
+        true
     }
 
     /// Waits; true where the worker was stopped meanwhile.
@@ -378,6 +390,8 @@ mod tests {
         fn halted(&self, partition: Partition, reason: HaltReason) {
             self.halted.lock().push((partition, reason));
         }
+
+        fn lifted(&self, _: Partition, _: HaltReason) {}
 
         fn revoked(&self, partition: Partition) {
             self.revoked.lock().push(partition);

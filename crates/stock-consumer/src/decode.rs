@@ -40,14 +40,8 @@ pub(crate) fn decode(partition: Partition, view: &RecordView<'_>) -> Result<Deco
         }
     };
     let dead_letter = invalid.map(|(reason, problem)| DeadLetter {
-        origin_partition: view.partition(),
-        origin_offset: view.offset(),
-        origin_time_ms: appended_at.ms(),
-        key: view.key().map(<[u8]>::to_vec),
-        payload: view.payload().map(<[u8]>::to_vec),
         claim_id: claim_id_of(&body),
-        reason: reason.as_str(),
-        problem,
+        ..DeadLetter::of_record(view, appended_at.ms(), reason.as_str(), problem)
     });
     Ok(Decoded { record: LogRecord { src_offset, appended_at, body }, dead_letter })
 }

@@ -74,6 +74,10 @@ impl ServiceMetrics {
         self.decisions.with_label_values(&[code, repeat]).inc();
     }
 
+    pub(crate) fn lifted(&self, partition: Partition, reason: HaltReason) {
+        self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(0);
+    }
+
     pub(crate) fn halted(&self, partition: Partition, reason: HaltReason) {
         self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(1);
     }

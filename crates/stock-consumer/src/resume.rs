@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use coupon_domain::accept::LogBounds;
 use coupon_domain::ledger::{Checkpoint, DefaultHasher};
-use coupon_domain::resume::{
-    self, Base, Handshake, LastOutcome, RecordIdentity, Replay, Stop, Stored, last_word,
-};
+use coupon_domain::resume::{self, Base, Handshake, LastOutcome, RecordIdentity, Replay, Said, Stop, Stored};
 use coupon_domain::wire::{RecordError, decode_outcome};
-use coupon_domain::{HaltReason, Ledger, Offset};
+use coupon_domain::{HaltReason, Ledger, Offset, OutcomeWatermark};
 use infrastructure_kafka::Reader;
 use infrastructure_postgres::{Connection, PostgresError, checkpoint};
 
@@ -35,27 +33,37 @@ pub(crate) fn resume(desk: Desk<'_>) -> Result<Resumed, Interrupted> {
     let claims = Reader::new(&shared.connection, &shared.claims_topic, "claims reader")?;
     let outcomes = Reader::new(&shared.connection, &shared.outcomes_topic, "outcomes reader")?;
     let claims_bounds = bounds(&claims, desk)?;
-    let outcomes_bounds = bounds(&outcomes, desk)?;
     desk.worker.turn();
 
     let (stored, checkpoint) = load_checkpoint(desk)?;
+    // After the store: what somebody still says meanwhile may be stored already, and an end from before would look like a log cut short.
+    let outcomes_bounds = bounds(&outcomes, desk)?;
     let base = resume::choose_base(stored, claims_bounds, outcomes_bounds)
         .map_err(|stop| stopped(stop, "choosing the ledger to begin with"))?;
     let watermark = base.watermark(partition);
-    let last = find_last_word(desk, &outcomes, watermark.next_outcome_offset, outcomes_bounds)?;
+    let said = read_what_was_said(desk, &outcomes, &watermark, outcomes_bounds)?;
     // Claims may have been appended, and outcomes said, since the bounds were asked.
     let claims_bounds = bounds(&claims, desk)?;
-    let plan = resume::plan_replay(partition, &base, last, claims_bounds)
-        .map_err(|stop| stopped(stop, "comparing the store with the logs"))?;
-
-    let ledger = match checkpoint {
+    let plan_to = |last| {
+        resume::plan_replay(partition, &base, last, claims_bounds)
+            .map_err(|stop| stopped(stop, "comparing the store with the logs"))
+    };
+    let restore = |checkpoint: Option<Checkpoint>| match checkpoint {
         Some(checkpoint) if matches!(base, Base::Checkpoint { .. }) => {
             Ledger::restore(checkpoint, DefaultHasher::default())
-                .map_err(|error| Halt::new(HaltReason::Constraint, error.to_string()))?
+                .map_err(|error| Interrupted::from(Halt::new(error.reason, error.to_string())))
         }
-        _ => Ledger::new(partition),
+        _ => Ok(Ledger::new(partition)),
     };
-    replay(desk, claims, ledger, &plan)
+    let plan = plan_to(said.last_word())?;
+    if let Some(beyond) = said.beyond_a_gap() {
+        tracing::warn!(%partition, from = %plan.next_undecided, to = %beyond.src_offset,
+            "retention took outcomes that PostgreSQL has not read; all from there on are published again");
+        // What was said there must come out again: else halt before a word of it is repeated.
+        let claims = Reader::new(&shared.connection, &shared.claims_topic, "claims reader")?;
+        drop(replay(desk, claims, restore(checkpoint.clone())?, &plan_to(Some(beyond))?)?);
+    }
+    replay(desk, claims, restore(checkpoint)?, &plan)
 }
 
 fn bounds(reader: &Reader, desk: Desk<'_>) -> Result<LogBounds, Interrupted> {
@@ -103,17 +111,17 @@ fn load_checkpoint(desk: Desk<'_>) -> Result<(Stored, Option<Checkpoint>), Inter
     }
 }
 
-/// Reads the outcomes from the one before the store's place to the end; the highest is the last word.
-fn find_last_word(
+/// Reads the outcomes from the one before the store's place to the end.
+fn read_what_was_said(
     desk: Desk<'_>,
     outcomes: &Reader,
-    stored_next: Offset,
+    stored: &OutcomeWatermark,
     bounds: LogBounds,
-) -> Result<Option<LastOutcome>, Interrupted> {
-    let from = stored_next.previous().unwrap_or(Offset::ZERO).max(bounds.start);
-    let (mut last, mut next) = (None, from.number());
+) -> Result<Said, Interrupted> {
+    let from = stored.next_outcome_offset.previous().unwrap_or(Offset::ZERO).max(bounds.start);
+    let (mut said, mut next) = (Said::since(stored.next_src), from.number());
     if from >= bounds.end {
-        return Ok(None);
+        return Ok(said);
     }
     outcomes.assign(&[(desk.partition().number(), next)])?;
     while next < bounds.end.number() {
@@ -122,8 +130,7 @@ fn find_last_word(
             next = record.offset() + 1;
             match decode_outcome(record.payload().unwrap_or_default()) {
                 Ok(outcome) => {
-                    let word = LastOutcome { src_offset: outcome.src_offset, chain: outcome.chain };
-                    last = Some(last_word(last, word));
+                    said.take(LastOutcome { src_offset: outcome.src_offset, chain: outcome.chain });
                     ControlFlow::Continue(())
                 }
                 Err(error) => {
@@ -138,7 +145,7 @@ fn find_last_word(
         desk.worker.turn();
         desk.worker.check_stop()?;
     }
-    Ok(last)
+    Ok(said)
 }
 
 fn unreadable_outcome(offset: i64, error: &RecordError) -> Halt {

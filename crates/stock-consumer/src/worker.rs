@@ -64,6 +64,10 @@ impl PartitionJob for Decider {
         self.0.metrics.halted(partition, reason);
     }
 
+    fn lifted(&self, partition: Partition, reason: HaltReason) {
+        self.0.metrics.lifted(partition, reason);
+    }
+
     fn revoked(&self, partition: Partition) {
         self.0.metrics.revoked(partition);
     }

@@ -9,8 +9,9 @@ use crate::chain::Chain;
 use crate::claim_id::ClaimId;
 use crate::code::{ClaimCode, CommandCode, Refusal};
 use crate::command_id::CommandId;
-use crate::coupon::{CouponState, CouponStatus};
+use crate::coupon::{CouponState, CouponStatus, RULES_NEWEST};
 use crate::coupon_id::CouponId;
+use crate::halt::HaltReason;
 use crate::ledger::settled::{SettledClaim, SettledClaims};
 use crate::ledger::{CommandAnswer, CouponEntry, Ledger, Moment};
 use crate::position::{Offset, Partition};
@@ -77,12 +78,15 @@ pub struct FinalClaim {
     pub granted_claim_id: Option<ClaimId>,
 }
 
-/// A checkpoint whose parts do not fit each other: torn, or not written by db-writer alone.
+/// A checkpoint that cannot be folded on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the checkpoint of partition {partition} is torn: {problem}")]
+#[error("the checkpoint of partition {partition} cannot be used: {problem}")]
 pub struct CheckpointError {
     /// The partition.
     pub partition: Partition,
+    /// Why a line that begins with it stands still: its parts do not fit each other ([`HaltReason::Constraint`]), or a coupon has rules of a
+    /// newer release ([`HaltReason::NewerVersion`]).
+    pub reason: HaltReason,
     /// What does not fit.
     pub problem: String,
 }
@@ -91,7 +95,7 @@ impl<S: BuildHasher + Clone> Ledger<S> {
     /// The ledger that folds on where the checkpoint was taken.
     ///
     /// # Errors
-    /// [`CheckpointError`]: ranks, issue numbers or counts do not fit each other. Starting from it would decide wrongly.
+    /// [`CheckpointError`]: ranks, issue numbers or counts do not fit each other, or rules are unknown. Starting from it would decide wrongly.
     pub fn restore(checkpoint: Checkpoint, hasher: S) -> Result<Self, CheckpointError> {
         let Checkpoint { partition, next_src, chain, coupons } = checkpoint;
         let mut ledger = Self {
@@ -105,8 +109,17 @@ impl<S: BuildHasher + Clone> Ledger<S> {
             let coupon_id = coupon.state.coupon_id;
             let torn = |problem: String| CheckpointError {
                 partition,
+                reason: HaltReason::Constraint,
                 problem: format!("coupon {coupon_id}: {problem}"),
             };
+            let rules = coupon.state.definition.rules();
+            if rules > RULES_NEWEST {
+                let reason = HaltReason::NewerVersion;
+                return Err(CheckpointError {
+                    reason,
+                    ..torn(format!("rules {rules} are newer than this release"))
+                });
+            }
             if coupon_id.partition() != partition {
                 return Err(torn("belongs to another partition".to_owned()));
             }

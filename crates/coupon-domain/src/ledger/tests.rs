@@ -189,6 +189,12 @@ fn torn_checkpoints_are_refused() {
         let problem = torn(change);
         assert!(problem.contains(expected), "case {number}: {problem}");
     }
+    let mut newer = whole.clone();
+    let mut unchecked = UncheckedDefinition::from(newer.coupons[0].state.definition.as_ref().clone());
+    unchecked.rules = crate::coupon::RULES_NEWEST + 1;
+    newer.coupons[0].state.definition = Arc::new(unchecked.check().unwrap());
+    let refused = Ledger::restore(newer, DefaultHasher::default()).unwrap_err();
+    assert_eq!(refused.reason, crate::HaltReason::NewerVersion, "old rules must not decide it: {refused}");
     let mut twice = whole.clone();
     twice.coupons.push(twice.coupons[0].clone());
     assert!(Ledger::restore(twice, DefaultHasher::default()).unwrap_err().problem.contains("twice"));

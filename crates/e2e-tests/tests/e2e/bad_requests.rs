@@ -1,4 +1,5 @@
 use anyhow::{Context, Result, ensure};
+use e2e_tests::waiting::GENEROUS;
 use e2e_tests::{CouponSpec, World, WorldSpec};
 use infrastructure_kafka::Topic;
 use local_stack::{Role, Supervised};
@@ -34,7 +35,7 @@ async fn refused(
 ) -> Result<()> {
     let response = request.send().await?;
     let (found, kind) = (response.status(), response.headers().get("content-type").cloned());
-    let text = response.text().await?;
+    let text = tokio::time::timeout(GENEROUS, response.text()).await.context("an answer has an end")??;
     ensure!(found == status, "{found} instead of {status}: {text}");
     ensure!(kind.is_some_and(|kind| kind == "application/problem+json"), "no problem: {text}");
     let problem: Value = serde_json::from_str(&text)?;

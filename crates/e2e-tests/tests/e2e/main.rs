@@ -5,12 +5,14 @@
 mod bad_requests;
 mod binaries;
 mod granted_stored_pushed;
+mod halted_tail;
 mod kafka_stopped;
 mod killed_in_a_burst;
 mod last_coupon;
 mod late_subscriber;
 mod limits;
 mod orderly_stop;
+mod outcomes_deleted;
 mod refusals;
 mod restock;
 mod same_user_two_gateways;
@@ -34,6 +36,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("several_coupons_are_decided_on_several_partitions", several_partitions::scenario),
     ("an_undecodable_record_is_parked_and_the_line_moves_on", undecodable_record::scenario),
     ("with_kafka_stopped_the_gateway_says_503_and_never_202", kafka_stopped::scenario),
+    ("outcomes_that_retention_took_from_db_writer_are_published_again", outcomes_deleted::scenario),
+    ("whoever_listens_is_told_though_the_tail_stands_still", halted_tail::scenario),
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),

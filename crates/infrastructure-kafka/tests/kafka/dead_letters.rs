@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use infrastructure_kafka::dead_letter::{PAYLOAD_BYTES_MAX, PROBLEM_BYTES_MAX, headers};
-use infrastructure_kafka::{DeadLetter, DeadLetterWriter, ProducerPurpose, Topic};
+use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, PROBLEM_BYTES_MAX, headers};
+use infrastructure_kafka::{DeadLetter, DeadLetterWriter, NewRecord, ProducerPurpose, Topic};
 
-use crate::installation::{Installation, SOON};
+use crate::installation::{Installation, SOON, append, record};
 
 #[test]
 fn a_dead_letter_says_where_it_came_from_and_keeps_as_much_as_fits() {
@@ -25,19 +25,13 @@ fn a_dead_letter_says_where_it_came_from_and_keeps_as_much_as_fits() {
         origin_time_ms: 1_700_000_000_000,
         key: Some(b"c1-7".to_vec()),
         payload: Some(vec![0xff, 0x00, b'{']),
+        original_bytes: 3,
         claim_id: Some("c1-7.0.0.ab".to_owned()),
         reason: "undecodable",
         problem: "expected value at line 1 column 1".to_owned(),
     };
-    let huge = DeadLetter {
-        origin_offset: 43,
-        key: None,
-        payload: Some(vec![b'x'; PAYLOAD_BYTES_MAX + 1_000]),
-        claim_id: None,
-        problem: "é".repeat(PROBLEM_BYTES_MAX),
-        ..garbage
-    };
-    let tombstone = DeadLetter { origin_offset: 44, payload: None, ..huge.clone() };
+    let huge = DeadLetter { origin_offset: 43, ..copy_of_a_huge_record(&installation, &origin) };
+    let tombstone = DeadLetter { origin_offset: 44, payload: None, original_bytes: 0, ..huge.clone() };
     writer.write(&[garbage, huge, tombstone], &mut || {}).unwrap();
     writer.write(&[], &mut || {}).unwrap();
 
@@ -82,4 +76,28 @@ fn a_dead_letter_says_where_it_came_from_and_keeps_as_much_as_fits() {
             })
             .unwrap();
     }
+}
+
+/// A record whose key and payload are both longer than what is kept: a copy of all of it could not even be produced.
+fn copy_of_a_huge_record(installation: &Installation, topic: &str) -> DeadLetter {
+    let (key, value) = ("k".repeat(500_000), "x".repeat(PAYLOAD_BYTES_MAX + 1_000));
+    let producer = installation.producer(ProducerPurpose::Claims);
+    let record = NewRecord { key: key.as_bytes(), ..record(topic, 1, &value) };
+    let offset = append(&producer, &record).unwrap().offset.unwrap();
+    let reader = installation.reader(topic);
+    reader.assign(&[(1, offset)]).unwrap();
+    let mut letter = None;
+    while letter.is_none() {
+        reader
+            .drain(1, SOON, |view| {
+                let problem = "é".repeat(PROBLEM_BYTES_MAX);
+                letter = Some(DeadLetter::of_record(&view, 1_700_000_000_000, "undecodable", problem));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+    }
+    let letter = letter.unwrap();
+    assert_eq!(letter.key.as_ref().map(Vec::len), Some(KEY_BYTES_MAX));
+    assert_eq!(letter.payload.as_ref().map(Vec::len), Some(PAYLOAD_BYTES_MAX));
+    letter
 }
