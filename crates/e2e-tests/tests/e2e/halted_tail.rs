@@ -1,4 +1,5 @@
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use e2e_tests::waiting::GENEROUS;
 use e2e_tests::{CouponSpec, World, WorldSpec, eventually};
 use infrastructure_kafka::Topic;
 use local_stack::{Role, Supervised};
@@ -28,9 +29,13 @@ pub(crate) fn scenario() -> Result<()> {
         })
         .await?;
         stock_consumer.resume()?;
-        while let Some(chunk) = stream.chunk().await? {
-            said.push_str(&String::from_utf8_lossy(&chunk));
-        }
+        let rest = async {
+            while let Some(chunk) = stream.chunk().await? {
+                said.push_str(&String::from_utf8_lossy(&chunk));
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(GENEROUS, rest).await.context("she is told nothing")??;
         ensure!(said.contains(r#""code":"granted""#) && said.contains("event: end"), "{said}");
         let ready =
             reqwest::get(format!("{}/readyz", world.service(Role::Notifier.name())?.ops_url())).await?;
