@@ -1,6 +1,7 @@
 //! A world: real servers, a namespace in them, our services as child processes, and clients.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -393,6 +394,48 @@ impl World {
         Ok(records)
     }
 
+    /// Takes the records before this offset away, as retention does.
+    ///
+    /// # Errors
+    /// Kafka does not do it.
+    pub fn delete_records(&self, topic: Topic, partition: i32, before: i64) -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        let partitions = json!({
+            "version": 1,
+            "partitions": [{"topic": self.layout.name(topic), "partition": partition, "offset": before}],
+        });
+        write!(file, "{partitions}")?;
+        let path = file.path().to_str().context("a temporary file has a plain name")?;
+        let class = "org.apache.kafka.tools.DeleteRecordsCommand";
+        self.servers().kafka_tool(class, &["--offset-json-file", path])?;
+        ensure!(self.bounds(topic, partition)?.start == before, "the records are still there");
+        Ok(())
+    }
+
+    /// Appends a copy of everything that a topic's partition holds, byte for byte.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub async fn append_copies(&self, topic: Topic, partition: i32) -> Result<usize> {
+        let name = self.layout.name(topic);
+        let reader = Reader::new(&self.kafka, &name, "test")?;
+        reader.assign_within(&[(partition, reader.bounds(partition)?)])?;
+        let mut copies = Vec::new();
+        while !reader.is_at_end() {
+            reader.drain(10_000, GENEROUS, |record| {
+                copies.push((record.key().map(<[u8]>::to_vec), record.payload().map(<[u8]>::to_vec)));
+                std::ops::ControlFlow::Continue(())
+            })?;
+        }
+        for (key, payload) in &copies {
+            let key = key.as_deref().unwrap_or_default();
+            let record =
+                NewRecord { topic: &name, partition, key, payload: payload.as_deref(), headers: &[] };
+            self.producer.append(record).await?;
+        }
+        Ok(copies.len())
+    }
+
     /// How many claims of a partition have no outcome yet.
     ///
     /// # Errors
@@ -431,6 +474,20 @@ impl World {
             .await?;
         }
         Ok(())
+    }
+
+    /// Waits until the stock-consumer has pushed so many views whole.
+    ///
+    /// # Errors
+    /// It has not, after a while.
+    pub async fn wait_for_full_pushes(&self, least: u32) -> Result<()> {
+        let series = r#"coupon_view_refreshes_total{kind="full",service="stock-consumer"} "#;
+        eventually("a lost view is pushed again", async || {
+            let metrics = self.metrics(Role::StockConsumer.name()).await?;
+            let pushes = metrics.lines().find_map(|line| line.strip_prefix(series)).unwrap_or("0");
+            Ok((pushes.parse::<u32>()? >= least).then_some(()))
+        })
+        .await
     }
 
     /// A service's metrics.

@@ -149,6 +149,17 @@ fn unreadable_body(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error
     }
 }
 
+/// A body, as a handler got it.
+///
+/// # Errors
+/// A problem where it has more than `limit` bytes, or broke off.
+pub fn read_body(body: Result<Bytes, actix_web::Error>, limit: u32) -> Result<Bytes, Problem> {
+    body.map_err(|error| match error.as_error() {
+        Some(PayloadError::Overflow) => Problem::too_large(limit),
+        _ => Problem::invalid("body", error),
+    })
+}
+
 /// The body of a request that has no fields: nothing, or an empty JSON object.
 ///
 /// # Errors
@@ -158,10 +169,7 @@ pub fn without_fields(body: Result<Bytes, actix_web::Error>, limit: u32) -> Resu
     #[serde(deny_unknown_fields)]
     struct NoFields {}
 
-    let body = body.map_err(|error| match error.as_error() {
-        Some(PayloadError::Overflow) => Problem::too_large(limit),
-        _ => Problem::invalid("body", error),
-    })?;
+    let body = read_body(body, limit)?;
     if body.is_empty() {
         return Ok(());
     }

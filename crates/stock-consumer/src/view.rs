@@ -39,6 +39,8 @@ struct Board {
 
 #[derive(Default)]
 struct Wanted {
+    /// The partition's first offset that is not durable.
+    next_src: Option<Offset>,
     coupons: HashMap<CouponId, Target>,
     deferrals: VecDeque<ClaimAnswer>,
     /// Retired, and not looked at yet.
@@ -88,6 +90,7 @@ impl View {
     /// A batch is durable. `ledger` holds nothing that is not.
     pub(crate) fn advance(&self, ledger: &Ledger, touched: &[CouponId], deferrals: &[ClaimAnswer]) {
         let mut wanted = self.board.wanted.lock();
+        wanted.next_src = Some(ledger.next_src());
         for coupon_id in touched {
             wanted.aim(ledger, *coupon_id);
         }
@@ -104,6 +107,7 @@ impl View {
     pub(crate) fn refresh_all(&mut self, ledger: &Ledger) {
         self.refreshed = Instant::now();
         let mut wanted = self.board.wanted.lock();
+        wanted.next_src = Some(ledger.next_src());
         let coupons: Vec<CouponId> = ledger.coupons().map(|state| state.coupon_id).collect();
         for coupon_id in coupons {
             wanted.aim(ledger, coupon_id);
@@ -147,6 +151,7 @@ struct Task {
 
 /// What there is to do.
 struct Work {
+    next_src: Option<Offset>,
     targets: Vec<(CouponId, Target)>,
     deferrals: HashMap<CouponId, Vec<ClaimAnswer>>,
     retired: Vec<CouponId>,
@@ -161,7 +166,7 @@ struct Known {
 impl Task {
     async fn run(mut self) {
         loop {
-            let Work { targets, mut deferrals, retired } = self.take_work();
+            let Work { next_src, targets, mut deferrals, retired } = self.take_work();
             let mut trouble = false;
             for coupon_id in retired {
                 trouble |= !self.forget(coupon_id).await;
@@ -170,7 +175,7 @@ impl Task {
                 let deferred = deferrals.remove(coupon_id).unwrap_or_default();
                 trouble |= !self.bring_up(*coupon_id, target, deferred).await;
             }
-            self.show_watermark(&targets);
+            self.show_watermark(&targets, next_src);
             if trouble {
                 tokio::time::sleep(BACK_OFF).await;
             } else {
@@ -188,7 +193,7 @@ impl Task {
             deferrals.entry(answer.claim_id.coupon_id).or_default().push(answer);
         }
         let targets = wanted.coupons.iter().map(|(coupon_id, target)| (*coupon_id, *target)).collect();
-        Work { targets, deferrals, retired: std::mem::take(&mut wanted.retired) }
+        Work { next_src: wanted.next_src, targets, deferrals, retired: std::mem::take(&mut wanted.retired) }
     }
 
     /// Writes until the coupon's view reflects its target. False: Redis gave no answer.
@@ -316,11 +321,13 @@ impl Task {
         }
     }
 
-    fn show_watermark(&self, targets: &[(CouponId, Target)]) {
+    /// The lowest of those views that are as they should be; where there is none to keep, nothing is behind.
+    fn show_watermark(&self, targets: &[(CouponId, Target)], next_src: Option<Offset>) {
         let current = targets.iter().filter(|(coupon_id, target)| {
             self.syncs.get(coupon_id).is_some_and(|known| known.sync.is_current(target.durable))
         });
-        if let Some(lowest) = current.map(|(_, target)| target.durable.next_src).min() {
+        let lowest = current.map(|(_, target)| target.durable.next_src).min();
+        if let Some(lowest) = lowest.or_else(|| next_src.filter(|_| targets.is_empty())) {
             self.shared.metrics.watermark("redis", self.partition, lowest.number());
         }
     }

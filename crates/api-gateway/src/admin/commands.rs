@@ -10,9 +10,10 @@ use coupon_domain::coupon::{FieldError, RULES_NEWEST, Window};
 use coupon_domain::limits::{QUANTITY_MAX, REASON_BYTES_MAX};
 use coupon_domain::{Command, CommandCode, CommandId, CommandKind, CouponId, KeyId};
 use infrastructure_http::headers::{expected_version, required_idempotency_key, wait_preference};
+use infrastructure_http::listener::read_body;
 use infrastructure_http::time::from_rfc3339;
 use infrastructure_http::{Code, Problem, Scope};
-use infrastructure_postgres::{commands, drafts};
+use infrastructure_postgres::{commands, coupons, drafts};
 use serde::{Deserialize, Serialize};
 
 use super::coupons::wrong_fields;
@@ -59,7 +60,7 @@ struct CommandView {
 pub(crate) async fn post(
     request: HttpRequest,
     path: Path<(String, String)>,
-    body: Bytes,
+    body: Result<Bytes, actix_web::Error>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &desk, Scope::WriteCoupons)?;
@@ -67,8 +68,8 @@ pub(crate) async fn post(
     let idempotency_key = required_idempotency_key(&request)?;
     let expected_version = expected_version(&request)?;
     let wait = wait_preference(&request, WAIT_MAX)?;
-    let body = parse_body(&body)?;
-    let key_id = desk.command_key(coupon_id, kind)?;
+    let body = parse_body(&read_body(body, desk.context.config.admin.body_bytes_max)?)?;
+    let key_id = desk.command_key(coupon_id, kind).await?;
     let key = desk
         .keys
         .get(&key_id)
@@ -154,15 +155,20 @@ fn pending(command_id: CommandId) -> CommandView {
 }
 
 impl Desk {
-    /// The key behind a command's id: the coupon's own, or the active one for a coupon that is to be published.
-    fn command_key(&self, coupon_id: CouponId, kind: CommandKind) -> Result<KeyId, Problem> {
-        match (self.look_for(coupon_id)?, kind) {
-            (Some(known), _) => Ok(known.state.definition.key_id().clone()),
+    /// The key behind a command's id: the coupon's own, also once it is retired, so that the same command is the same for ever; or the active
+    /// one for a coupon that is to be published.
+    async fn command_key(&self, coupon_id: CouponId, kind: CommandKind) -> Result<KeyId, Problem> {
+        if let Some(known) = self.look_for(coupon_id)? {
+            return Ok(known.state.definition.key_id().clone());
+        }
+        let find = async |connection: &mut _| coupons::find_many(connection, &[coupon_id]).await;
+        let stored = self.ask_postgres("find_coupon", find).await?;
+        match (stored.first(), kind) {
+            (Some(state), _) => Ok(state.definition.key_id().clone()),
             (None, CommandKind::Publish) => Ok(self.active_key.clone()),
-            (None, _) => Err(Problem::new(
-                Code::UnknownCoupon,
-                format!("no coupon {coupon_id} is published, or it is retired"),
-            )),
+            (None, _) => {
+                Err(Problem::new(Code::UnknownCoupon, format!("no coupon {coupon_id} is published")))
+            }
         }
     }
 

@@ -20,7 +20,7 @@ pub(crate) fn scenario() -> Result<()> {
         tokens(&world, &coupon_id).await?;
         paths_and_headers(&world, &several).await?;
         claim_bodies(&world, &coupon_id).await?;
-        bodies(&world).await?;
+        bodies(&world, &coupon_id).await?;
         ensure!(world.bounds(Topic::Claims, 0)?.end == appended, "a bad request was appended");
         limits(&world, &coupon_id).await
     })
@@ -119,7 +119,7 @@ fn draft() -> Value {
     json!({"name": "Tea", "quantity": 1, "opens_at": "2026-11-21T10:00:00Z", "closes_at": "2026-11-22T10:00:00Z"})
 }
 
-async fn bodies(world: &World) -> Result<()> {
+async fn bodies(world: &World, coupon_id: &str) -> Result<()> {
     let http = reqwest::Client::new();
     let scope = Some("coupons:read coupons:write");
     let token = world.token("op", &world.deployment.credentials.admin_jwt_audience, scope)?;
@@ -149,6 +149,9 @@ async fn bodies(world: &World) -> Result<()> {
     let large =
         refused(post(vec![b' '; 17 * 1024]), StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "more than");
     large.await?;
+    let command = http.post(format!("{url}/{coupon_id}/pause"));
+    let large = command.bearer_auth(&token).header("Idempotency-Key", "k").body(vec![b' '; 17 * 1024]);
+    refused(large, StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "more than 16384 bytes").await?;
     let without_key = http.post(&url).bearer_auth(&token).json(&draft());
     refused(without_key, bad, "invalid_request", "Idempotency-Key: is required").await?;
     // The same request makes one draft; the same key with another body is refused.

@@ -4,21 +4,28 @@
 
 mod bad_requests;
 mod binaries;
+mod commands_repeated;
 mod granted_stored_pushed;
 mod halted_tail;
+mod idle_past_retention;
 mod kafka_stopped;
 mod killed_in_a_burst;
 mod last_coupon;
 mod late_subscriber;
 mod limits;
+mod lost_answer;
 mod orderly_stop;
 mod outcomes_deleted;
+mod postgres_back_in_time;
+mod postgres_stopped;
+mod redis_lost;
 mod refusals;
 mod restock;
 mod same_user_two_gateways;
 mod several_partitions;
 mod undecodable_record;
 mod wrong_topics;
+mod zombie;
 
 use std::process::ExitCode;
 
@@ -38,6 +45,13 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("with_kafka_stopped_the_gateway_says_503_and_never_202", kafka_stopped::scenario),
     ("outcomes_that_retention_took_from_db_writer_are_published_again", outcomes_deleted::scenario),
     ("whoever_listens_is_told_though_the_tail_stands_still", halted_tail::scenario),
+    ("a_winner_whose_answer_was_lost_never_reads_sold_out_as_the_last_word", lost_answer::scenario),
+    ("the_same_command_twice_has_one_effect", commands_repeated::scenario),
+    ("without_postgres_claims_and_commands_go_on", postgres_stopped::scenario),
+    ("postgres_put_back_in_time_catches_up", postgres_back_in_time::scenario),
+    ("redis_emptied_or_hung_costs_nothing_but_time", redis_lost::scenario),
+    ("a_zombies_copies_change_nothing", zombie::scenario),
+    ("idle_past_retention_everything_starts_from_the_stores", idle_past_retention::scenario),
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),

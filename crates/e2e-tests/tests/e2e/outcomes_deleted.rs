@@ -1,6 +1,4 @@
-use std::io::Write;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e_tests::{CouponSpec, World, WorldSpec, eventually, oracle};
 use infrastructure_kafka::Topic;
 use local_stack::{Role, Supervised};
@@ -20,7 +18,7 @@ pub(crate) fn scenario() -> Result<()> {
         world.stop(Role::DbWriter.name())?;
         press(&world, &coupon_id, "missed", MISSED).await?;
         let gone = world.bounds(Topic::Outcomes, 0)?.end;
-        delete_before(&world, gone)?;
+        world.delete_records(Topic::Outcomes, 0, gone)?;
         press(&world, &coupon_id, "after", AFTER).await?;
 
         let db_writer = world.service(Role::DbWriter.name())?;
@@ -58,21 +56,5 @@ async fn press(world: &World, coupon_id: &str, name: &str, users: usize) -> Resu
         let said = world.user(&format!("{name}-{number}"))?.press_to_the_end(coupon_id).await?;
         ensure!(said == "granted", "{name}-{number} was told {said}");
     }
-    Ok(())
-}
-
-/// As retention does it: everything before this outcome offset is gone.
-fn delete_before(world: &World, offset: i64) -> Result<()> {
-    let topic = world.layout().name(Topic::Outcomes);
-    let mut file = tempfile::NamedTempFile::new()?;
-    let partitions = serde_json::json!({
-        "version": 1,
-        "partitions": [{"topic": topic, "partition": 0, "offset": offset}],
-    });
-    write!(file, "{partitions}")?;
-    let path = file.path().to_str().context("a temporary file has a plain name")?;
-    let class = "org.apache.kafka.tools.DeleteRecordsCommand";
-    world.servers().kafka_tool(class, &["--offset-json-file", path])?;
-    ensure!(world.bounds(Topic::Outcomes, 0)?.start == offset, "the records are gone");
     Ok(())
 }
