@@ -28,7 +28,9 @@ pub(crate) fn scenario() -> Result<()> {
         stock_consumer.kill()?;
         stock_consumer.restart()?;
         let halted = eventually("the partition halts", async || {
-            let Ok(response) = reqwest::get(format!("{}/readyz", stock_consumer.ops_url())).await else { return Ok(None) };
+            let Ok(response) = reqwest::get(format!("{}/readyz", stock_consumer.ops_url())).await else {
+                return Ok(None);
+            };
             let text = response.text().await?;
             Ok(text.contains("halted").then_some(text))
         })
