@@ -1,5 +1,7 @@
 //! `couponctl coupon`
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
@@ -16,6 +18,11 @@ const SCOPE: &str = "coupons:read coupons:write";
 /// Seconds that a command waits for its answer in the log.
 const WAIT: &str = "wait=30";
 
+/// Coupons on a page of the list.
+const PAGE: u16 = 100;
+/// Retiring is done once: the same key each time makes every further run a repetition.
+const RETIRE_KEY: &str = "retire";
+
 #[derive(Subcommand)]
 pub(crate) enum Coupon {
     /// Make a draft.
@@ -28,8 +35,12 @@ pub(crate) enum Coupon {
     Resume(Change),
     /// Add to the quantity (starting a new round), or take from what is not granted.
     Restock(Restock),
+    /// Move the window of a coupon that has not opened yet.
+    Reschedule(Reschedule),
     /// End the offer.
     Close(Change),
+    /// Let line, state and view forget a coupon that is over; what was issued stays. One, or all that have been over for a while.
+    Retire(Retire),
     /// Show one coupon.
     Show(Show),
     /// List coupons, the newest first.
@@ -90,6 +101,33 @@ pub(crate) struct Restock {
 }
 
 #[derive(Args)]
+pub(crate) struct Reschedule {
+    #[command(flatten)]
+    change: Change,
+    /// When it opens, like 2026-11-21T10:00:00Z.
+    #[arg(long)]
+    opens_at: String,
+    /// When it closes.
+    #[arg(long)]
+    closes_at: String,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["coupon_id", "closed_for"]))]
+pub(crate) struct Retire {
+    /// Which coupon.
+    coupon_id: Option<String>,
+    /// All coupons whose window ended at least so long ago, like 24h. Meant to run on a schedule: the same again has no effect.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    closed_for: Option<Duration>,
+    #[command(flatten)]
+    request: Request,
+    /// Why, for the audit.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+#[derive(Args)]
 pub(crate) struct Request {
     /// A name of your own for this request: the same again has no second effect. Drawn at random if left out.
     #[arg(long)]
@@ -147,6 +185,13 @@ pub(crate) async fn run(coupon: Coupon, settings: &Settings, output: Output) -> 
             let body = Map::from_iter([("delta".to_owned(), json!(restock.delta))]);
             restock.change.carry_out("restock", settings, output, body).await
         }
+        Coupon::Reschedule(reschedule) => {
+            let Reschedule { change, opens_at, closes_at } = reschedule;
+            let times = [("opens_at", opens_at), ("closes_at", closes_at)];
+            let body = times.into_iter().map(|(key, time)| (key.to_owned(), Value::String(time))).collect();
+            change.carry_out("reschedule", settings, output, body).await
+        }
+        Coupon::Retire(retire) => retire.carry_out(settings, output).await,
         Coupon::Show(show) => {
             output.one(&Admin::open(settings, "couponctl")?.show(&show.coupon_id).await?);
             Ok(())
@@ -177,6 +222,24 @@ impl Change {
         let answer =
             admin.change(&self.coupon_id, command, &self.request.key(), self.if_version, body).await?;
         output.one(&answer);
+        Ok(())
+    }
+}
+
+impl Retire {
+    async fn carry_out(self, settings: &Settings, output: Output) -> Result<(), Failure> {
+        let admin = Admin::open(settings, &self.request.operator)?;
+        let coupons = match (self.coupon_id, self.closed_for) {
+            (Some(coupon_id), _) => vec![coupon_id],
+            (None, closed_for) => admin.over_for(closed_for.unwrap_or_default()).await?,
+        };
+        let key = self.request.idempotency_key.unwrap_or_else(|| RETIRE_KEY.to_owned());
+        let mut answers = Vec::with_capacity(coupons.len());
+        for coupon_id in coupons {
+            let body = self.reason.iter().map(|reason| ("reason".to_owned(), json!(reason))).collect();
+            answers.push(admin.change(&coupon_id, "retire", &key, None, body).await?);
+        }
+        output.many(&answers, &["coupon_id", "code", "version"]);
         Ok(())
     }
 }
@@ -251,6 +314,30 @@ impl Admin {
             code => {
                 let refusal = answer.text("refusal");
                 Err(Failure::SaidNo(format!("{command}: {code} {refusal}").trim_end().to_owned()))
+            }
+        }
+    }
+
+    /// The published coupons whose window ended at least so long ago.
+    async fn over_for(&self, closed_for: Duration) -> Result<Vec<String>, Failure> {
+        let patience_ms = i64::try_from(closed_for.as_millis()).unwrap_or(i64::MAX);
+        let latest_end = service_runtime::Clock::system().now().plus_ms(patience_ms.saturating_neg());
+        let (mut over, mut before) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("/admin/v1/coupons?limit={PAGE}{before}")).await?.body;
+            for coupon in page.get("coupons").and_then(Value::as_array).into_iter().flatten() {
+                let text = |key: &str| coupon.get(key).and_then(Value::as_str).unwrap_or_default();
+                let ended =
+                    infrastructure_http::time::from_rfc3339(text("closes_at")).map_err(|problem| {
+                        Failure::Failed(format!("{}: closes_at {problem}", text("coupon_id")))
+                    })?;
+                if text("status") == "closed" && ended <= latest_end {
+                    over.push(text("coupon_id").to_owned());
+                }
+            }
+            match page.get("next").and_then(Value::as_str) {
+                Some(next) => before = format!("&before={next}"),
+                None => return Ok(over),
             }
         }
     }

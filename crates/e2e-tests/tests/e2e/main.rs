@@ -21,6 +21,7 @@ mod postgres_stopped;
 mod redis_lost;
 mod refusals;
 mod restock;
+mod retired;
 mod same_user_two_gateways;
 mod several_of_one_user;
 mod several_partitions;
@@ -56,6 +57,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("idle_past_retention_everything_starts_from_the_stores", idle_past_retention::scenario),
     ("no_third_where_two_are_allowed_and_the_same_key_never_twice", several_of_one_user::scenario),
     ("a_recreated_topic_halts_by_name_and_gets_no_202", topic_recreated::scenario),
+    ("a_retired_coupon_leaves_state_and_view", retired::scenario),
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
