@@ -74,7 +74,8 @@ impl HaltReason {
                 "do not delete rows: `couponctl audit` names the rows that disagree with the log"
             }
             Self::DlqBrake => {
-                "mend or roll back the writer of the garbage, look with `couponctl dlq list`, then restart stock-consumer"
+                "mend or roll back whoever writes the garbage; then restart stock-consumer with decide.unreadable_consecutive_max and \
+                 decide.unreadable_percent_max raised until these records are parked"
             }
             Self::KeyMissing => {
                 "configure the key that the message names under keys.secrets or keys.secret_files"

@@ -8,6 +8,7 @@
 
 pub mod accept;
 pub mod answer;
+pub mod brake;
 pub mod chain;
 pub mod claim;
 pub mod claim_id;

@@ -176,6 +176,23 @@ impl World {
         if role == Role::ApiGateway {
             spec = spec.env("FIRSTCOME__CLAIMS__USER_REQUESTS_BURST", "1000");
         }
+        self.start_service(spec, name)
+    }
+
+    /// Starts one more service with further settings; does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub fn add_with(&mut self, role: Role, name: &str, settings: &[(&'static str, &str)]) -> Result<()> {
+        let mut spec = ServiceSpec::new(role).instance(name);
+        for (key, value) in settings {
+            spec = spec.env(*key, (*value).to_owned());
+        }
+        self.start_service(spec, name)
+    }
+
+    fn start_service(&mut self, mut spec: ServiceSpec, name: &str) -> Result<()> {
+        let role = spec.role;
         for (role_of_setting, key, value) in &self.spec.settings {
             if *role_of_setting == role {
                 spec = spec.env(*key, value.clone());

@@ -38,6 +38,10 @@ pub struct DecideSection {
     pub refresh_interval_ms: u32,
     /// Most deferrals waiting for the view; beyond it the oldest are dropped (they are found in PostgreSQL).
     pub view_deferrals_max: u32,
+    /// Most unreadable records in a row; one more halts the partition. So many may have been parked by then.
+    pub unreadable_consecutive_max: u32,
+    /// Largest share of unreadable records among a thousand, in percent; beyond it the partition halts. 100: no brake on the share.
+    pub unreadable_percent_max: u32,
     /// Most coupons with series of their own in the metrics; the others count together as `_other`.
     pub metrics_coupons_max: u32,
 }
@@ -49,6 +53,8 @@ impl Default for DecideSection {
             state_interval_ms: 200,
             refresh_interval_ms: 10_000,
             view_deferrals_max: 10_000,
+            unreadable_consecutive_max: 100,
+            unreadable_percent_max: 50,
             metrics_coupons_max: 100,
         }
     }
@@ -70,6 +76,8 @@ impl ServiceConfig for Config {
             ("state_interval_ms", decide.state_interval_ms, 10, 10_000),
             ("refresh_interval_ms", decide.refresh_interval_ms, 500, 60_000),
             ("view_deferrals_max", decide.view_deferrals_max, 0, 1_000_000),
+            ("unreadable_consecutive_max", decide.unreadable_consecutive_max, 1, 100_000_000),
+            ("unreadable_percent_max", decide.unreadable_percent_max, 1, 100),
             ("metrics_coupons_max", decide.metrics_coupons_max, 0, 1_000),
         ];
         problems.extend(Problem::out_of_range("decide", &ranges));

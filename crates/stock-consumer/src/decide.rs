@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use coupon_domain::brake::Brake;
 use coupon_domain::wire::encode_outcome;
 use coupon_domain::{ClaimAnswer, CouponId, HaltReason, Ledger, Offset, Outcome};
 use infrastructure_kafka::{AppendError, Batch, NewRecord, Reader};
@@ -28,6 +29,7 @@ pub(crate) struct Line<'a> {
     reader: Reader,
     states: StatePublisher<'a>,
     view: View,
+    brake: Brake,
     next_src: Offset,
 }
 
@@ -43,10 +45,12 @@ impl<'a> Line<'a> {
     pub(crate) fn new(desk: Desk<'a>, resumed: Resumed) -> Self {
         let next_src = resumed.ledger.next_src();
         let ledger = Arc::new(Mutex::new(resumed.ledger));
+        let config = &desk.shared.context.config.decide;
         Self {
             states: StatePublisher::new(desk),
             view: View::start(desk, Arc::clone(&ledger)),
             reader: resumed.reader,
+            brake: Brake::new(config.unreadable_consecutive_max, config.unreadable_percent_max),
             ledger,
             desk,
             next_src,
@@ -79,18 +83,25 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// Takes what is there. A record that halts the partition ends the batch: what stands before it is still decided.
-    fn drain(&self) -> Result<(Vec<Decoded>, Option<Halt>), Interrupted> {
-        let most = self.desk.shared.context.config.decide.batch_records_max;
+    /// Takes what is there. A record that halts the partition ends the batch: what stands before it is still decided, but for the unreadable ones
+    /// right before a brake.
+    fn drain(&mut self) -> Result<(Vec<Decoded>, Option<Halt>), Interrupted> {
+        let Self { desk, brake, reader, .. } = self;
+        let most = desk.shared.context.config.decide.batch_records_max;
         let (mut records, mut halt, mut started) = (Vec::new(), None, Instant::now());
         let mut expected = self.next_src;
-        self.reader.drain(usize::try_from(most).unwrap_or(1), POLL, |view| {
+        reader.drain(usize::try_from(most).unwrap_or(1), POLL, |view| {
             if records.is_empty() {
                 // The wait for the first record is no work.
                 started = Instant::now();
             }
-            match decode(self.desk.partition(), &view) {
+            match decode(desk.partition(), &view) {
                 Ok(decoded) if decoded.record.src_offset == expected => {
+                    if brake.is_pulled_by(decoded.dead_letter.is_none()) {
+                        let detail = format!("too many records before {expected} cannot be read");
+                        halt = Some(Halt::new(HaltReason::DlqBrake, detail));
+                        return ControlFlow::Break(());
+                    }
                     expected = expected.next();
                     records.push(decoded);
                     return ControlFlow::Continue(());
@@ -103,6 +114,10 @@ impl<'a> Line<'a> {
             }
             ControlFlow::Break(())
         })?;
+        if halt.as_ref().is_some_and(|halt| halt.reason == HaltReason::DlqBrake) {
+            let readable = records.iter().rposition(|decoded| decoded.dead_letter.is_none());
+            records.truncate(readable.map_or(0, |last| last + 1));
+        }
         if !records.is_empty() {
             self.desk.shared.metrics.drain_seconds.observe(started.elapsed().as_secs_f64());
         }

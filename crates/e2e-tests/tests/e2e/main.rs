@@ -5,6 +5,7 @@
 mod bad_requests;
 mod binaries;
 mod commands_repeated;
+mod flood_of_garbage;
 mod granted_stored_pushed;
 mod halted_tail;
 mod idle_past_retention;
@@ -58,6 +59,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("no_third_where_two_are_allowed_and_the_same_key_never_twice", several_of_one_user::scenario),
     ("a_recreated_topic_halts_by_name_and_gets_no_202", topic_recreated::scenario),
     ("a_retired_coupon_leaves_state_and_view", retired::scenario),
+    ("a_flood_of_garbage_halts_the_line_and_is_not_drained", flood_of_garbage::scenario),
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
