@@ -228,6 +228,21 @@ impl World {
         Ok(self.service(name)?.wait_ready(GENEROUS)?)
     }
 
+    /// Waits until a service says on `/readyz` that it is not ready for this reason; all that it says.
+    ///
+    /// # Errors
+    /// It does not, after a while.
+    pub async fn wait_until_unready(&self, name: &str, reason: &str) -> Result<String> {
+        let url = format!("{}/readyz", self.service(name)?.ops_url());
+        eventually(reason, async || {
+            // It may not listen yet.
+            let Ok(response) = reqwest::get(&url).await else { return Ok(None) };
+            let text = response.text().await?;
+            Ok(text.contains(reason).then_some(text))
+        })
+        .await
+    }
+
     /// Stops a service in order; its exit code must be 0.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 use anyhow::{Result, ensure};
-use e2e_tests::{CouponSpec, World, WorldSpec, eventually, oracle};
+use e2e_tests::{CouponSpec, World, WorldSpec, oracle};
 use infrastructure_kafka::Topic;
 use local_stack::{Role, Supervised};
 
@@ -21,17 +21,8 @@ pub(crate) fn scenario() -> Result<()> {
         world.delete_records(Topic::Outcomes, 0, gone)?;
         press(&world, &coupon_id, "after", AFTER).await?;
 
-        let db_writer = world.service(Role::DbWriter.name())?;
-        db_writer.restart()?;
-        let halted = eventually("db-writer halts at the gap", async || {
-            // It may not listen yet.
-            let Ok(response) = reqwest::get(format!("{}/readyz", db_writer.ops_url())).await else {
-                return Ok(None);
-            };
-            let text = response.text().await?;
-            Ok(text.contains("offset_gap").then_some(text))
-        })
-        .await?;
+        world.service(Role::DbWriter.name())?.restart()?;
+        let halted = world.wait_until_unready(Role::DbWriter.name(), "offset_gap").await?;
         ensure!(halted.contains("restart stock-consumer"), "the remedy is named: {halted}");
         let stored = || world.sql("select count(*) from claims");
         ensure!(stored()? == BEFORE.to_string(), "no row behind the gap was written");

@@ -27,15 +27,7 @@ pub(crate) fn scenario() -> Result<()> {
         let stock_consumer = world.service(Role::StockConsumer.name())?;
         stock_consumer.kill()?;
         stock_consumer.restart()?;
-        let halted = eventually("the partition halts", async || {
-            let Ok(response) = reqwest::get(format!("{}/readyz", stock_consumer.ops_url())).await else {
-                return Ok(None);
-            };
-            let text = response.text().await?;
-            Ok(text.contains("halted").then_some(text))
-        })
-        .await?;
-        ensure!(halted.contains("log_mismatch"), "{halted}");
+        world.wait_until_unready(Role::StockConsumer.name(), "halted, log_mismatch").await?;
         ensure!(world.sql("select count(*) from issued_coupons")? == "5", "and nothing was written");
         Ok(())
     })
