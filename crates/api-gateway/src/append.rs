@@ -1,10 +1,11 @@
 //! Appending to the line: one append in flight per claim, and no 202 for a log that is not the one we know.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coupon_domain::wire::{encode_claim, encode_command};
-use coupon_domain::{Claim, ClaimId, Command, CouponId, Offset, Timestamp};
+use coupon_domain::{Claim, ClaimId, Command, CouponId, Offset, Partition, Timestamp};
 use infrastructure_http::{Code, Problem};
 use infrastructure_kafka::{AppendError, NewRecord, Producer};
 use parking_lot::Mutex;
@@ -78,6 +79,26 @@ pub(crate) struct Appender {
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<ServiceMetrics>,
     pub(crate) in_flight: InFlight,
+    pub(crate) strange_lines: StrangeLines,
+}
+
+/// Lines whose log is not the one we know. What is appended there makes it only look more like it, so nothing is, until the process starts anew
+/// and looks again.
+#[derive(Default)]
+pub(crate) struct StrangeLines {
+    any: AtomicBool,
+    partitions: Mutex<HashSet<Partition>>,
+}
+
+impl StrangeLines {
+    fn holds(&self, partition: Partition) -> bool {
+        self.any.load(Ordering::Acquire) && self.partitions.lock().contains(&partition)
+    }
+
+    fn add(&self, partition: Partition) {
+        self.partitions.lock().insert(partition);
+        self.any.store(true, Ordering::Release);
+    }
 }
 
 impl Appender {
@@ -111,6 +132,9 @@ impl Appender {
 
     async fn append(&self, coupon_id: CouponId, payload: &[u8], id: (&str, &str)) -> Outcome {
         let partition = coupon_id.partition();
+        if self.strange_lines.holds(partition) {
+            return Err(NoTicket::LogMismatch);
+        }
         // What was decided before this was sent lies before it, if the log is the one we know.
         let decided = self.states.decided(partition);
         let key = coupon_id.to_string();
@@ -148,7 +172,8 @@ impl Appender {
         if let (Some(offset), Some(decided)) = (offset, decided)
             && offset <= decided
         {
-            tracing::error!(%partition, %offset, %decided, "the log ends before what was decided: no 202 for it");
+            tracing::error!(%partition, %offset, %decided, "the log ends before what was decided: no 202 for it from now on");
+            self.strange_lines.add(partition);
             return Err(NoTicket::LogMismatch);
         }
         let not_before = offset.or_else(|| decided.map(Offset::next));

@@ -26,7 +26,7 @@ use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
 
 pub use config::Config;
 
-use append::{Appender, InFlight};
+use append::{Appender, InFlight, StrangeLines};
 use broker_clock::{BrokerClock, BrokerNow};
 use metrics::ServiceMetrics;
 use rate_limit::UserRates;
@@ -99,6 +99,7 @@ impl Service for ApiGateway {
                 tasks: context.tasks.clone(),
                 metrics: Arc::clone(&metrics),
                 in_flight: InFlight::default(),
+                strange_lines: StrangeLines::default(),
             },
             rates: UserRates::new(&config.claims, &limits),
             in_flight: limits.limit("claims_in_flight", config.claims.in_flight_max),

@@ -40,7 +40,8 @@ pub(crate) fn scenario() -> Result<()> {
         let back = world.user("back")?;
         let pressed = eventually("claims are accepted again", async || {
             let pressed = back.press(&coupon_id).await?;
-            Ok((pressed.status == StatusCode::ACCEPTED).then_some(pressed))
+            // A press that was in doubt may have landed all the same; the next one reads its answer.
+            Ok([StatusCode::ACCEPTED, StatusCode::OK].contains(&pressed.status).then_some(pressed))
         })
         .await?;
         ensure!(back.answer(pressed.text("claim_id")).await?.code() == "granted");

@@ -20,7 +20,7 @@ pub(crate) fn scenario() -> Result<()> {
             retire(&world, "0s")?.is_empty(),
             "an offer that was ended early is not over for its window's time"
         );
-        let short = CouponSpec { closes_in_ms: 3_000, ..CouponSpec::of(1) };
+        let short = CouponSpec { closes_in_ms: 10_000, ..CouponSpec::of(1) };
         let short = world.publish(&short).await?;
         let bob = world.user("bob")?;
         ensure!(bob.press_to_the_end(&short).await? == "granted");
