@@ -1,26 +1,19 @@
 //! The coupons, in memory: fed by `coupon.state`, which is read to its end before the gateway is ready.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
 
 use coupon_domain::wire::{PublishedState, decode_state};
 use coupon_domain::{CouponId, Offset, Partition};
-use infrastructure_kafka::{Connection, KafkaError, ReadError, Reader, RecordView};
+use infrastructure_kafka::{Connection, RecordView};
 use parking_lot::RwLock;
+use service_runtime::tail::{CompactedTopic, keep_reading};
 use service_runtime::{Context, Ended};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::metrics::ServiceMetrics;
-
-const POLL: Duration = Duration::from_millis(100);
-const RETRY: Duration = Duration::from_secs(1);
-const RECORDS_PER_TURN: usize = 5_000;
-/// How often new partitions are looked for.
-const PARTITIONS_CHECK: Duration = Duration::from_secs(30);
 
 /// Every coupon that is not retired, and how far each partition is decided.
 pub(crate) struct StateMap {
@@ -122,69 +115,29 @@ pub(crate) fn start(
     let ready = context.health.ready_condition("state", "coupon.state has not been read to its end");
     let shutdown = context.shutdown.clone();
     let work = move || {
-        while !shutdown.is_requested() {
-            turn.turn();
-            let feed = Feed { connection: &connection, topic: &topic, map: &map, metrics: &metrics };
-            match feed.read(&|| shutdown.is_requested(), &|| turn.turn(), &|| ready.met()) {
-                Ok(()) => {}
-                Err(KafkaError::Fatal(reason)) => return Err(Ended::Fatal(reason)),
-                Err(error) => {
-                    tracing::warn!("the state tail waits: {error}");
-                    let deadline = Instant::now() + RETRY;
-                    while Instant::now() < deadline && !shutdown.is_requested() {
-                        std::thread::park_timeout(POLL);
-                    }
-                }
-            }
-        }
-        Ok(())
+        let feed = Feed { map: &map, metrics: &metrics };
+        let topic = CompactedTopic {
+            connection: &connection,
+            name: &topic,
+            purpose: "state tail",
+            shutdown: &shutdown,
+            turn: &turn,
+        };
+        let at_end = || {
+            map.complete.store(true, Ordering::Release);
+            ready.met();
+        };
+        keep_reading(&turn, &shutdown, || topic.read(|_| {}, |record| feed.take(record), at_end))
     };
     context.tasks.thread("state-tail", work).map(drop)
 }
 
 struct Feed<'a> {
-    connection: &'a Connection,
-    topic: &'a str,
     map: &'a StateMap,
     metrics: &'a ServiceMetrics,
 }
 
 impl Feed<'_> {
-    /// Reads the topic from its beginning until the process ends, or the topic has grown or moved.
-    fn read(&self, ended: &dyn Fn() -> bool, turn: &dyn Fn(), at_end: &dyn Fn()) -> Result<(), KafkaError> {
-        let reader = Reader::new(self.connection, self.topic, "state tail")?;
-        let count = reader.partition_count()?;
-        let mut bounds = Vec::new();
-        for partition in 0..count {
-            bounds.push((partition, reader.bounds(partition)?));
-        }
-        reader.assign_within(&bounds)?;
-        let mut checked = Instant::now();
-        while !ended() {
-            turn();
-            let drained = reader.drain(RECORDS_PER_TURN, POLL, |record| {
-                self.take(&record);
-                ControlFlow::Continue(())
-            });
-            match drained {
-                Ok(_) => {}
-                Err(ReadError::OutOfRange { .. }) => return Ok(()),
-                Err(ReadError::Kafka(error)) => return Err(error),
-            }
-            if reader.is_at_end() {
-                self.map.complete.store(true, Ordering::Release);
-                at_end();
-            }
-            if checked.elapsed() >= PARTITIONS_CHECK {
-                checked = Instant::now();
-                if reader.partition_count()? != count {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn take(&self, record: &RecordView<'_>) {
         let Some(payload) = record.payload() else {
             let key = record.key().and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use coupon_domain::accept::LogBounds;
 use coupon_domain::outcome::Subject;
@@ -15,6 +15,7 @@ use coupon_domain::wire::{PersistedWatermark, RecordError, decode_outcome, decod
 use coupon_domain::{ClaimAnswer, HaltReason, Offset, Outcome, OutcomeWatermark, Partition};
 use infrastructure_kafka::{Connection, KafkaError, ReadError, Reader, RecordView};
 use parking_lot::RwLock;
+use service_runtime::tail::{CompactedTopic, PARTITIONS_CHECK, POLL, RECORDS_PER_TURN, keep_reading};
 use service_runtime::{Condition, Context, Ended, LoopTurn, Shutdown};
 use tokio::sync::watch;
 
@@ -22,11 +23,6 @@ use crate::config::Config;
 use crate::metrics::ServiceMetrics;
 use crate::waiters::{Told, Waiters};
 
-const POLL: Duration = Duration::from_millis(100);
-const RETRY: Duration = Duration::from_secs(1);
-const RECORDS_PER_TURN: usize = 5_000;
-/// How often new partitions are looked for.
-const PARTITIONS_CHECK: Duration = Duration::from_secs(10);
 /// Stands where a tail does not know its place yet.
 const UNKNOWN: i64 = -1;
 
@@ -136,8 +132,8 @@ pub(crate) fn start(
         topic: topics.persisted,
         connection: connection.clone(),
         tails: Arc::clone(tails),
-        turn: Arc::new(health.watch_loop("persisted-tail")),
-        ready: Some(health.ready_condition("persisted", "coupon.persisted has not been read to its end")),
+        turn: health.watch_loop("persisted-tail"),
+        ready: health.ready_condition("persisted", "coupon.persisted has not been read to its end"),
         shutdown: context.shutdown.clone(),
         caught_up: Arc::default(),
     };
@@ -165,95 +161,45 @@ enum Turn {
     StartOver,
 }
 
-/// Something that keeps reading: waits out troubles that pass, and ends with the process.
-fn keep_reading(
-    turn: &LoopTurn,
-    shutdown: &Shutdown,
-    mut read: impl FnMut() -> Result<(), KafkaError>,
-) -> Result<(), Ended> {
-    while !shutdown.is_requested() {
-        turn.turn();
-        match read() {
-            Ok(()) => {}
-            Err(KafkaError::Fatal(reason)) => return Err(Ended::Fatal(reason)),
-            Err(error) => {
-                tracing::warn!("the tail waits: {error}");
-                let deadline = Instant::now() + RETRY;
-                while Instant::now() < deadline && !shutdown.is_requested() {
-                    std::thread::park_timeout(POLL);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 struct PersistedTail {
     topic: String,
     connection: Connection,
     tails: Arc<Tails>,
-    turn: Arc<LoopTurn>,
-    ready: Option<Condition>,
+    turn: LoopTurn,
+    ready: Condition,
     shutdown: Shutdown,
     caught_up: Arc<AtomicBool>,
 }
 
 impl PersistedTail {
-    fn run(mut self) -> Result<(), Ended> {
-        let (turn, shutdown) = (Arc::clone(&self.turn), self.shutdown.clone());
-        keep_reading(&turn, &shutdown, || self.read(&turn))
+    fn run(self) -> Result<(), Ended> {
+        let Self { topic, connection, tails, turn, ready, shutdown, caught_up } = self;
+        let topic = CompactedTopic {
+            connection: &connection,
+            name: &topic,
+            purpose: "persisted tail",
+            shutdown: &shutdown,
+            turn: &turn,
+        };
+        let begin = |count| tails.grow(usize::try_from(count).unwrap_or(0));
+        let at_end = || {
+            caught_up.store(true, Ordering::Release);
+            ready.met();
+        };
+        keep_reading(&turn, &shutdown, || topic.read(begin, |record| take_persisted(&tails, record), at_end))
     }
+}
 
-    /// Reads the topic from its beginning: it is compacted to about one record per partition.
-    fn read(&mut self, turn: &LoopTurn) -> Result<(), KafkaError> {
-        let reader = Reader::new(&self.connection, &self.topic, "persisted tail")?;
-        let count = reader.partition_count()?;
-        self.tails.grow(usize::try_from(count).unwrap_or(0));
-        let mut bounds = Vec::new();
-        for partition in 0..count {
-            bounds.push((partition, reader.bounds(partition)?));
-        }
-        reader.assign_within(&bounds)?;
-        let mut checked = Instant::now();
-        while !self.shutdown.is_requested() {
-            turn.turn();
-            let drained = reader.drain(RECORDS_PER_TURN, POLL, |record| {
-                self.take(&record);
-                ControlFlow::Continue(())
-            });
-            match drained {
-                Ok(_) => {}
-                Err(ReadError::OutOfRange { .. }) => return Ok(()),
-                Err(ReadError::Kafka(error)) => return Err(error),
-            }
-            if reader.is_at_end() && !self.caught_up.swap(true, Ordering::AcqRel) {
-                self.ready = None;
-            }
-            if checked.elapsed() >= PARTITIONS_CHECK {
-                checked = Instant::now();
-                if reader.partition_count()? != count {
-                    return Ok(());
-                }
+fn take_persisted(tails: &Tails, record: &RecordView<'_>) {
+    let Some(payload) = record.payload() else { return };
+    match decode_persisted(payload) {
+        Ok(watermark) => {
+            if let Some(tail) = tails.entry(watermark.partition) {
+                tail.persisted.send_replace(Some(watermark));
             }
         }
-        Ok(())
-    }
-
-    fn take(&self, record: &RecordView<'_>) {
-        let Some(payload) = record.payload() else { return };
-        match decode_persisted(payload) {
-            Ok(watermark) => {
-                if let Some(tail) = self.tails.entry(watermark.partition) {
-                    tail.persisted.send_replace(Some(watermark));
-                }
-            }
-            Err(error) => {
-                tracing::error!(
-                    partition = record.partition(),
-                    offset = record.offset(),
-                    "a watermark: {error}"
-                );
-            }
+        Err(error) => {
+            tracing::error!(partition = record.partition(), offset = record.offset(), "a watermark: {error}");
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod partition;
 pub mod preflight;
 pub mod sections;
 pub mod shutdown;
+pub mod tail;
 pub mod task;
 
 pub use boot::{Context, Service, main};

@@ -1,0 +1,104 @@
+//! Reading a topic along on a thread of its own, for as long as the process lives.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use infrastructure_kafka::{Connection, KafkaError, ReadError, Reader, RecordView};
+
+use crate::exit::Ended;
+use crate::health::LoopTurn;
+use crate::shutdown::Shutdown;
+
+/// How long a read waits for records. The loop turns at least this often.
+pub const POLL: Duration = Duration::from_millis(100);
+/// Most records between two turns of the loop.
+pub const RECORDS_PER_TURN: usize = 5_000;
+/// How often new partitions are looked for.
+pub const PARTITIONS_CHECK: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Reads again and again: waits out troubles that pass, and ends with the process.
+///
+/// # Errors
+/// [`Ended::Fatal`]: the client is of no use any more.
+pub fn keep_reading(
+    turn: &LoopTurn,
+    shutdown: &Shutdown,
+    mut read: impl FnMut() -> Result<(), KafkaError>,
+) -> Result<(), Ended> {
+    while !shutdown.is_requested() {
+        turn.turn();
+        match read() {
+            Ok(()) => {}
+            Err(KafkaError::Fatal(reason)) => return Err(Ended::Fatal(reason)),
+            Err(error) => {
+                tracing::warn!("the tail waits: {error}");
+                let deadline = Instant::now() + RETRY;
+                while Instant::now() < deadline && !shutdown.is_requested() {
+                    std::thread::park_timeout(POLL);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A compacted topic that is read along.
+pub struct CompactedTopic<'a> {
+    /// Where.
+    pub connection: &'a Connection,
+    /// Its full name.
+    pub name: &'a str,
+    /// What for, in the client's log.
+    pub purpose: &'static str,
+    /// The wish to end.
+    pub shutdown: &'a Shutdown,
+    /// Proves that the loop turns.
+    pub turn: &'a LoopTurn,
+}
+
+impl CompactedTopic<'_> {
+    /// Reads all partitions from their beginning until the process ends, or the topic has grown or moved. `begin` is told how many partitions
+    /// there are, `take` each record; `at_end` is called again and again from when the ends that they had at the beginning are reached.
+    ///
+    /// # Errors
+    /// [`KafkaError`].
+    pub fn read(
+        &self,
+        begin: impl FnOnce(i32),
+        mut take: impl FnMut(&RecordView<'_>),
+        mut at_end: impl FnMut(),
+    ) -> Result<(), KafkaError> {
+        let reader = Reader::new(self.connection, self.name, self.purpose)?;
+        let count = reader.partition_count()?;
+        begin(count);
+        let mut bounds = Vec::new();
+        for partition in 0..count {
+            bounds.push((partition, reader.bounds(partition)?));
+        }
+        reader.assign_within(&bounds)?;
+        let mut checked = Instant::now();
+        while !self.shutdown.is_requested() {
+            self.turn.turn();
+            let drained = reader.drain(RECORDS_PER_TURN, POLL, |record| {
+                take(&record);
+                ControlFlow::Continue(())
+            });
+            match drained {
+                Ok(_) => {}
+                Err(ReadError::OutOfRange { .. }) => return Ok(()),
+                Err(ReadError::Kafka(error)) => return Err(error),
+            }
+            if reader.is_at_end() {
+                at_end();
+            }
+            if checked.elapsed() >= PARTITIONS_CHECK {
+                checked = Instant::now();
+                if reader.partition_count()? != count {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
