@@ -45,7 +45,7 @@ pub async fn load(
         .await
 }
 
-async fn load_in_snapshot(
+pub(crate) async fn load_in_snapshot(
     connection: &mut AsyncPgConnection,
     partition: Partition,
 ) -> Result<Option<StoredLedger>, PostgresError> {

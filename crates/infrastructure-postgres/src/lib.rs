@@ -4,6 +4,7 @@
 //! statement that moves the partition's watermark, inserts the rows and raises the counters ([`batch`]). What it holds at a
 //! watermark is a complete checkpoint of the ledger ([`checkpoint`]).
 
+pub mod audit;
 pub mod batch;
 pub mod checkpoint;
 pub mod commands;

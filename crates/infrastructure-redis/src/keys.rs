@@ -29,6 +29,27 @@ impl Keys {
         format!("{}*", self.prefix)
     }
 
+    /// A pattern of all coupons' hashes.
+    pub(crate) fn coupons(&self) -> String {
+        format!("{}coupon:*", self.prefix)
+    }
+
+    /// A pattern of all claims.
+    pub(crate) fn claims(&self) -> String {
+        format!("{}claim:*", self.prefix)
+    }
+
+    /// The coupon of a hash's key.
+    pub(crate) fn read_coupon(&self, key: &str) -> Option<CouponId> {
+        key.strip_prefix(&self.prefix)?.strip_prefix("coupon:{")?.strip_suffix('}')?.parse().ok()
+    }
+
+    /// The claim of a claim's key.
+    pub(crate) fn read_claim(&self, key: &str) -> Option<ClaimId> {
+        let (coupon_id, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("claim:{")?.split_once("}:")?;
+        format!("{coupon_id}.{rest}").parse().ok()
+    }
+
     /// A pattern of all claims of a coupon. Prefixes and ids contain no special characters.
     pub(crate) fn claims_of(&self, coupon_id: CouponId) -> String {
         format!("{}claim:{{{coupon_id}}}:*", self.prefix)
@@ -49,5 +70,18 @@ mod tests {
             keys.claim(&claim.parse().unwrap()),
             format!("p.claim:{{{coupon}}}:1.0.{}", "a".repeat(32))
         );
+    }
+
+    #[test]
+    fn keys_read_back_and_others_do_not() {
+        let coupon = format!("c7-{}", "0".repeat(32));
+        let claim = format!("{coupon}.1.00000000000000ab.{}", "a".repeat(32));
+        let keys = Keys::new("p.");
+        let (coupon_id, claim_id) = (coupon.parse().unwrap(), claim.parse().unwrap());
+        assert_eq!(keys.read_coupon(&keys.coupon(coupon_id)), Some(coupon_id));
+        assert_eq!(keys.read_claim(&keys.claim(&claim_id)), Some(claim_id));
+        for other in ["", "p.", "p.coupon:{c7}", "coupon:{c7}", "p.claim:{}:", &keys.coupon(coupon_id)] {
+            assert_eq!(keys.read_claim(other), None);
+        }
     }
 }

@@ -18,7 +18,7 @@ pub mod writer;
 
 pub use config::RedisSection;
 pub use connection::RedisError;
-pub use maintenance::ViewMaintenance;
+pub use maintenance::{CouponHash, FoundAnswer, ViewMaintenance};
 pub use metrics::RedisMetrics;
 pub use reader::{Prefilter, ViewReader};
 pub use writer::{CouponCounts, ViewWrite, ViewWriter};

@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use coupon_domain::CouponId;
 use coupon_domain::view_sync::ViewWatermark;
+use coupon_domain::{ClaimAnswer, ClaimId, CouponId};
 use deadpool_redis::{Config, Pool, Runtime};
 use redis::AsyncCommands;
 
 use crate::config::RedisSection;
 use crate::connection::RedisError;
 use crate::keys::Keys;
+use crate::value;
 
 /// Keys that one SCAN step looks at.
 const SCAN_COUNT: usize = 1_000;
@@ -118,6 +119,61 @@ impl ViewMaintenance {
         }
     }
 
+    /// What every coupon's hash says.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn coupons(&self) -> Result<Vec<(CouponId, CouponHash)>, RedisError> {
+        let (mut connection, pattern) = (self.connect().await?, self.keys.coupons());
+        let (mut cursor, mut hashes) = (0u64, std::collections::BTreeMap::new());
+        loop {
+            let (next, found) = scan(&mut connection, cursor, &pattern).await?;
+            for key in found {
+                let Some(coupon_id) = self.keys.read_coupon(&key) else { continue };
+                let fields: std::collections::BTreeMap<String, String> =
+                    connection.hgetall(&key).await.map_err(unavailable)?;
+                let text = |name: &str| fields.get(name).cloned();
+                let hash = CouponHash {
+                    watermark: text("watermark").and_then(|watermark| watermark.parse().ok()),
+                    remaining: text("remaining"),
+                    status: text("status"),
+                    round: text("round"),
+                };
+                hashes.insert(coupon_id, hash);
+            }
+            if next == 0 {
+                return Ok(hashes.into_iter().collect());
+            }
+            cursor = next;
+        }
+    }
+
+    /// Every answer of the view, as it is found; a key may be found twice while others come and go.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn answers(&self, mut each: impl FnMut(FoundAnswer)) -> Result<(), RedisError> {
+        let (mut connection, pattern) = (self.connect().await?, self.keys.claims());
+        let mut cursor = 0u64;
+        loop {
+            let (next, found) = scan(&mut connection, cursor, &pattern).await?;
+            if !found.is_empty() {
+                let values: Vec<Option<Vec<u8>>> = connection.mget(&found).await.map_err(unavailable)?;
+                for (key, value) in found.into_iter().zip(values) {
+                    let Some(value) = value else { continue };
+                    each(match (self.keys.read_claim(&key), value::decode_marked(&value)) {
+                        (Some(claim_id), Some(answer)) => FoundAnswer::Read(claim_id, answer),
+                        _ => FoundAnswer::Unreadable(key),
+                    });
+                }
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
     async fn connect(&self) -> Result<deadpool_redis::Connection, RedisError> {
         match tokio::time::timeout(self.timeout, self.pool.get()).await {
             Ok(Ok(connection)) => Ok(connection),
@@ -125,6 +181,28 @@ impl ViewMaintenance {
             Err(_) => Err(RedisError::Timeout(self.timeout)),
         }
     }
+}
+
+/// What a coupon's hash says; a field that is not there says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CouponHash {
+    /// Up to where the view is true.
+    pub watermark: Option<ViewWatermark>,
+    /// How many can still be granted.
+    pub remaining: Option<String>,
+    /// The coupon's status.
+    pub status: Option<String>,
+    /// The coupon's round.
+    pub round: Option<String>,
+}
+
+/// What stands under a claim's key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FoundAnswer {
+    /// An answer whose mark is its own, and the claim that its key names.
+    Read(ClaimId, ClaimAnswer),
+    /// Something else, under this key.
+    Unreadable(String),
 }
 
 /// A value, as it stands under a key.

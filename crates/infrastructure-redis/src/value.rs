@@ -4,12 +4,21 @@
 use coupon_domain::ClaimAnswer;
 
 pub(crate) fn encode(answer: &ClaimAnswer) -> Vec<u8> {
-    let mut value =
-        if answer.is_final { b"F".to_vec() } else { format!("D{}", answer.decided_offset).into_bytes() };
+    let mut value = mark(answer);
     if let Err(error) = serde_json::to_writer(&mut value, answer) {
         unreachable!("answers have string keys and no failing parts: {error}");
     }
     value
+}
+
+/// What stands before the answer.
+fn mark(answer: &ClaimAnswer) -> Vec<u8> {
+    if answer.is_final { b"F".to_vec() } else { format!("D{}", answer.decided_offset).into_bytes() }
+}
+
+/// The answer, if the mark before it is the answer's own.
+pub(crate) fn decode_marked(value: &[u8]) -> Option<ClaimAnswer> {
+    decode(value).filter(|answer| value.split(|byte| *byte == b'{').next() == Some(mark(answer).as_slice()))
 }
 
 /// None where somebody else wrote the value: it is as good as absent.
@@ -39,6 +48,9 @@ mod tests {
         };
         assert!(encode(&deferral).starts_with(b"D12{"));
         assert_eq!(decode(&encode(&deferral)), Some(deferral));
+        assert_eq!(decode_marked(&encode(&deferral)), Some(deferral));
+        let mismarked = [b"F".as_slice(), &encode(&deferral)[3..]].concat();
+        assert_eq!((decode(&mismarked), decode_marked(&mismarked)), (Some(deferral), None));
         let granted = ClaimAnswer {
             code: ClaimCode::Granted,
             is_final: true,

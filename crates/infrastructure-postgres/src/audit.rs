@@ -1,0 +1,406 @@
+//! What an audit reads: everything at one moment, whatever is written meanwhile, with values as they stand in the tables.
+//!
+//! A row that does not fit its types is what an audit is for, so it is handed out as a finding ([`Row`]), not as an error.
+
+use coupon_domain::{
+    ClaimAnswer, ClaimCode, ClaimId, CommandId, CouponId, CouponState, Offset, Partition, Round, Timestamp,
+};
+use diesel::sql_types::{
+    BigInt, Bool, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType,
+};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::checkpoint::{self, StoredLedger};
+use crate::config::PostgresSection;
+use crate::connection::{Connection, PostgresError};
+use crate::coupons;
+use crate::rows::{from_time, number, offset, slot_from_column};
+
+/// The database at one moment.
+pub struct Snapshot {
+    connection: Connection,
+}
+
+/// A row, by where it stands: what it says, or what is wrong with it.
+pub type Row<T> = (Offset, Result<T, String>);
+
+/// A row of `claims`, with the issued coupon of the same claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredClaim {
+    /// The answer.
+    pub answer: ClaimAnswer,
+    /// Whose claim.
+    pub user_id: String,
+    /// The issued coupon.
+    pub issued: Option<StoredIssue>,
+}
+
+/// A row of `issued_coupons`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredIssue {
+    /// Whose coupon.
+    pub user_id: String,
+    /// Its number.
+    pub issue_no: u32,
+    /// The how-manieth of this user.
+    pub user_nth: u16,
+    /// When it was granted.
+    pub issued_at: Timestamp,
+    /// From when on it can no longer be redeemed.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A row of `commands`, with the audit event of the same record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredCommand {
+    /// Which command.
+    pub command_id: CommandId,
+    /// Its kind.
+    pub kind: String,
+    /// Its answer.
+    pub code: String,
+    /// Refused: why.
+    pub refusal: Option<String>,
+    /// The coupon's version behind it.
+    pub version: u32,
+    /// The append time of its record.
+    pub appended_at: Timestamp,
+    /// The audit event: who, why, and the state behind it.
+    pub event: Option<(String, Option<String>, serde_json::Value)>,
+}
+
+/// A coupon's counter beside its issued coupons, counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedCount {
+    /// Which coupon.
+    pub coupon_id: CouponId,
+    /// How many there are.
+    pub quantity: i64,
+    /// The counter.
+    pub issued: i64,
+    /// How many one user may hold.
+    pub per_user_limit: i64,
+    /// Issued coupons.
+    pub rows: i64,
+    /// Their highest number; 0 without any. Numbers are positive and never twice, so they are 1..rows exactly where this is `rows`.
+    pub highest_issue_no: i64,
+    /// Different codes.
+    pub codes: i64,
+    /// Most coupons of one user.
+    pub most_of_one_user: i64,
+}
+
+/// What belongs to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strays {
+    /// Issued coupons without a granted claim.
+    pub without_claim: i64,
+    /// Issued coupons without a coupon.
+    pub without_coupon: i64,
+    /// Audit events without a command.
+    pub events: i64,
+}
+
+impl Snapshot {
+    /// Connects and takes the moment.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn take(section: &PostgresSection) -> Result<Self, PostgresError> {
+        let mut connection = Connection::open(section).await?;
+        connection
+            .inner
+            // The moment is that of the first query, not of BEGIN.
+            .batch_execute(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
+                 SET LOCAL idle_in_transaction_session_timeout = 0; SELECT 1",
+            )
+            .await?;
+        Ok(Self { connection })
+    }
+
+    /// The partition's progress and its ledger, as a stock-consumer would start from them.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn ledger(&mut self, partition: Partition) -> Result<Option<StoredLedger>, PostgresError> {
+        checkpoint::load_in_snapshot(&mut self.connection.inner, partition).await
+    }
+
+    /// The partition's progress alone.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn progress(
+        &mut self,
+        partition: Partition,
+    ) -> Result<Option<crate::progress::Progress>, PostgresError> {
+        crate::progress::load(&mut self.connection, partition).await
+    }
+
+    /// The partition's coupons.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn coupons(&mut self, partition: Partition) -> Result<Vec<CouponState>, PostgresError> {
+        coupons::in_partition(&mut self.connection, partition).await
+    }
+
+    /// At most `most` rows of `claims` from an offset on, in the order of the line.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn claims(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        most: u32,
+    ) -> Result<Vec<Row<StoredClaim>>, PostgresError> {
+        let rows: Vec<ClaimRow> = diesel::sql_query(include_str!("sql/audited_claims.sql"))
+            .bind::<Integer, _>(partition.number())
+            .bind::<BigInt, _>(from.number())
+            .bind::<BigInt, _>(i64::from(most))
+            .load(&mut self.connection.inner)
+            .await?;
+        rows.into_iter()
+            .map(|row| {
+                let place = offset("src_offset", row.src_offset)?;
+                Ok((place, row.read(partition).map_err(|error| error.to_string())))
+            })
+            .collect()
+    }
+
+    /// The partition's commands, in the order of the line.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn commands(&mut self, partition: Partition) -> Result<Vec<Row<StoredCommand>>, PostgresError> {
+        let rows: Vec<CommandRow> = diesel::sql_query(include_str!("sql/audited_commands.sql"))
+            .bind::<Integer, _>(partition.number())
+            .load(&mut self.connection.inner)
+            .await?;
+        rows.into_iter()
+            .map(|row| {
+                let place = offset("src_offset", row.src_offset)?;
+                Ok((place, row.read(partition).map_err(|error| error.to_string())))
+            })
+            .collect()
+    }
+
+    /// Each coupon's counter beside what was issued of it.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn issued_counts(&mut self, partition: Partition) -> Result<Vec<IssuedCount>, PostgresError> {
+        let rows: Vec<CountRow> = diesel::sql_query(include_str!("sql/audited_counts.sql"))
+            .bind::<Integer, _>(partition.number())
+            .load(&mut self.connection.inner)
+            .await?;
+        let read = |row: CountRow| IssuedCount {
+            coupon_id: CouponId::new(partition, row.coupon_id),
+            quantity: row.quantity,
+            issued: row.issued,
+            per_user_limit: row.per_user_limit,
+            rows: row.rows,
+            highest_issue_no: row.highest_issue_no,
+            codes: row.codes,
+            most_of_one_user: row.most_of_one_user,
+        };
+        Ok(rows.into_iter().map(read).collect())
+    }
+
+    /// What belongs to nothing in the partition.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn strays(&mut self, partition: Partition) -> Result<Strays, PostgresError> {
+        let row: StrayRow = diesel::sql_query(include_str!("sql/audited_strays.sql"))
+            .bind::<Integer, _>(partition.number())
+            .get_result(&mut self.connection.inner)
+            .await?;
+        Ok(Strays {
+            without_claim: row.without_claim,
+            without_coupon: row.without_coupon,
+            events: row.events,
+        })
+    }
+
+    /// Rows of partitions beyond these: there is no line that could have made them.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn rows_of_partitions_from(&mut self, partitions: i32) -> Result<i64, PostgresError> {
+        #[derive(diesel::QueryableByName)]
+        struct Counted {
+            #[diesel(sql_type = BigInt)]
+            rows: i64,
+        }
+
+        let sql = "SELECT (SELECT count(*) FROM claims WHERE src_partition >= $1) \
+            + (SELECT count(*) FROM coupons WHERE partition >= $1) AS rows";
+        let counted: Counted = diesel::sql_query(sql)
+            .bind::<Integer, _>(partitions)
+            .get_result(&mut self.connection.inner)
+            .await?;
+        Ok(counted.rows)
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct ClaimRow {
+    #[diesel(sql_type = BigInt)]
+    src_offset: i64,
+    #[diesel(sql_type = UuidType)]
+    coupon_id: Uuid,
+    #[diesel(sql_type = UuidType)]
+    claim_mac: Uuid,
+    #[diesel(sql_type = SmallInt)]
+    round: i16,
+    #[diesel(sql_type = BigInt)]
+    slot: i64,
+    #[diesel(sql_type = Text)]
+    user_id: String,
+    #[diesel(sql_type = Text)]
+    code: String,
+    #[diesel(sql_type = Bool)]
+    is_final: bool,
+    #[diesel(sql_type = Timestamptz)]
+    appended_at: OffsetDateTime,
+    #[diesel(sql_type = Nullable<Integer>)]
+    rank: Option<i32>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    issue_no: Option<i32>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    user_nth: Option<i16>,
+    #[diesel(sql_type = Nullable<UuidType>)]
+    granted_claim_mac: Option<Uuid>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    granted_round: Option<i16>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    granted_slot: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    issued_user_id: Option<String>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    issued_issue_no: Option<i32>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    issued_user_nth: Option<i16>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    issued_at: Option<OffsetDateTime>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    issued_expires_at: Option<OffsetDateTime>,
+}
+
+impl ClaimRow {
+    fn read(self, partition: Partition) -> Result<StoredClaim, PostgresError> {
+        let torn = |what: &str| PostgresError::Torn(what.to_owned());
+        let coupon_id = CouponId::new(partition, self.coupon_id);
+        let claim_id = |round: i16, slot: i64, mac: Uuid| -> Result<ClaimId, PostgresError> {
+            let round = Round::new(number("round", round)?).map_err(|_| torn("round is out of range"))?;
+            Ok(ClaimId { coupon_id, round, slot: slot_from_column(slot), mac: mac.into_bytes() })
+        };
+        let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
+            (Some(round), Some(slot), Some(mac)) => Some(claim_id(round, slot, mac)?),
+            (None, None, None) => None,
+            _ => return Err(torn("the granted claim is named in part only")),
+        };
+        let issued = match (self.issued_user_id, self.issued_issue_no, self.issued_user_nth, self.issued_at) {
+            (Some(user_id), Some(issue_no), Some(user_nth), Some(issued_at)) => Some(StoredIssue {
+                user_id,
+                issue_no: number("issue_no", issue_no)?,
+                user_nth: number("user_nth", user_nth)?,
+                issued_at: from_time(issued_at)?,
+                expires_at: self.issued_expires_at.map(from_time).transpose()?,
+            }),
+            _ => None,
+        };
+        let answer = ClaimAnswer {
+            claim_id: claim_id(self.round, self.slot, self.claim_mac)?,
+            code: ClaimCode::from_name(&self.code).ok_or_else(|| torn("code is unknown"))?,
+            is_final: self.is_final,
+            decided_offset: offset("src_offset", self.src_offset)?,
+            decided_at: from_time(self.appended_at)?,
+            issue_no: self.issue_no.map(|issue_no| number("issue_no", issue_no)).transpose()?,
+            user_nth: self.user_nth.map(|nth| number("user_nth", nth)).transpose()?,
+            rank: self.rank.map(|rank| number("rank", rank)).transpose()?,
+            granted_claim_id,
+        };
+        Ok(StoredClaim { answer, user_id: self.user_id, issued })
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct CommandRow {
+    #[diesel(sql_type = BigInt)]
+    src_offset: i64,
+    #[diesel(sql_type = UuidType)]
+    coupon_id: Uuid,
+    #[diesel(sql_type = UuidType)]
+    command_mac: Uuid,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Text)]
+    code: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    refusal: Option<String>,
+    #[diesel(sql_type = Integer)]
+    version: i32,
+    #[diesel(sql_type = Timestamptz)]
+    appended_at: OffsetDateTime,
+    #[diesel(sql_type = Nullable<Text>)]
+    actor: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    reason: Option<String>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    state: Option<serde_json::Value>,
+}
+
+impl CommandRow {
+    fn read(self, partition: Partition) -> Result<StoredCommand, PostgresError> {
+        let coupon_id = CouponId::new(partition, self.coupon_id);
+        let event = match (self.actor, self.state) {
+            (Some(actor), Some(state)) => Some((actor, self.reason, state)),
+            _ => None,
+        };
+        Ok(StoredCommand {
+            command_id: CommandId { coupon_id, mac: self.command_mac.into_bytes() },
+            kind: self.kind,
+            code: self.code,
+            refusal: self.refusal,
+            version: number("version", self.version)?,
+            appended_at: from_time(self.appended_at)?,
+            event,
+        })
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct CountRow {
+    #[diesel(sql_type = UuidType)]
+    coupon_id: Uuid,
+    #[diesel(sql_type = BigInt)]
+    quantity: i64,
+    #[diesel(sql_type = BigInt)]
+    issued: i64,
+    #[diesel(sql_type = BigInt)]
+    per_user_limit: i64,
+    #[diesel(sql_type = BigInt)]
+    rows: i64,
+    #[diesel(sql_type = BigInt)]
+    highest_issue_no: i64,
+    #[diesel(sql_type = BigInt)]
+    codes: i64,
+    #[diesel(sql_type = BigInt)]
+    most_of_one_user: i64,
+}
+
+#[derive(diesel::QueryableByName)]
+struct StrayRow {
+    #[diesel(sql_type = BigInt)]
+    without_claim: i64,
+    #[diesel(sql_type = BigInt)]
+    without_coupon: i64,
+    #[diesel(sql_type = BigInt)]
+    events: i64,
+}

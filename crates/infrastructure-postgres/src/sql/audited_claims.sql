@@ -1,0 +1,9 @@
+SELECT c.src_offset, c.coupon_id, c.claim_mac, c.round, c.slot, c.user_id, c.code::text AS code, c.final AS is_final,
+    c.appended_at, c.rank, c.issue_no, c.user_nth, c.granted_claim_mac, c.granted_round, c.granted_slot,
+    i.user_id AS issued_user_id, i.issue_no AS issued_issue_no, i.user_nth AS issued_user_nth, i.issued_at,
+    i.expires_at AS issued_expires_at
+FROM claims c
+LEFT JOIN issued_coupons i ON i.claim_mac = c.claim_mac AND i.coupon_id = c.coupon_id AND c.final
+WHERE c.src_partition = $1 AND c.src_offset >= $2
+ORDER BY c.src_offset
+LIMIT $3

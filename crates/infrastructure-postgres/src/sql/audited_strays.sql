@@ -1,0 +1,9 @@
+WITH asked AS (SELECT $1::integer AS partition)
+SELECT
+    (SELECT count(*) FROM asked, issued_coupons i WHERE i.src_partition = asked.partition AND NOT EXISTS (
+        SELECT FROM claims c WHERE c.claim_mac = i.claim_mac AND c.coupon_id = i.coupon_id AND c.final
+            AND c.code = 'granted' AND c.src_partition = i.src_partition)) AS without_claim,
+    (SELECT count(*) FROM asked, issued_coupons i WHERE i.src_partition = asked.partition AND NOT EXISTS (
+        SELECT FROM coupons o WHERE o.coupon_id = i.coupon_id AND o.partition = i.src_partition)) AS without_coupon,
+    (SELECT count(*) FROM asked, audit_events e WHERE e.src_partition = asked.partition AND NOT EXISTS (
+        SELECT FROM commands c WHERE c.src_partition = e.src_partition AND c.src_offset = e.src_offset)) AS events
