@@ -10,7 +10,7 @@ DEBUG := $(TARGET)/debug
 
 ##@ Try it
 
-demo: up ## A crowd of 10,000 claims 1,000 coupons; the oracle checks everything. Leaves the stack running
+demo: up ## A crowd of 10,000 claims 1,000 coupons; audit and oracle check everything. Leaves the stack running
 	@deploy/demo.sh $(RELEASE)
 
 up: build ## Start Kafka, PostgreSQL, Redis and the four services (installs and builds what is missing)

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::{claim, coupon, dump, migrate, smoke, topics};
+use crate::{audit, claim, coupon, dump, migrate, smoke, topics};
 
 /// The operator's command line of Firstcome.
 #[derive(Parser)]
@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 arguments or configuration, 3 topics or schema refused, \
-    5 smoke found a broken promise, 6 the log said no (a refused command, a claim that won nothing)";
+    5 audit or smoke found a broken promise, 6 the log said no (a refused command, a claim that won nothing)";
 
 #[derive(Subcommand)]
 enum Command {
@@ -39,6 +39,8 @@ enum Command {
     Claim(claim::Claim),
     /// Try the whole pipeline with a coupon of its own.
     Smoke(smoke::Smoke),
+    /// Fold the log again and compare everything with it: one line for each promise.
+    Audit(audit::Audit),
     /// Write topics and tables down, for the oracle.
     Dump(dump::Dump),
 }
@@ -52,6 +54,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Token(token) => claim::token(&token, &settings),
         Command::Claim(claim) => claim::run(&claim, &settings, output).await,
         Command::Smoke(smoke) => smoke::run(&smoke, &settings, output).await,
+        Command::Audit(audit) => audit::run(&audit, &settings, output).await,
         Command::Dump(dump) => dump::run(&dump, &settings, output).await,
     }
 }

@@ -1,17 +1,20 @@
 //! couponctl: the operator's command line.
 //!
 //! `migrate` and `topics` prepare an installation, `coupon` speaks to the admin API, `claim` plays a user and follows their claim to
-//! the end, `smoke` tries the whole pipeline, `dump` writes everything down for the oracle beside this crate.
+//! the end, `smoke` tries the whole pipeline, `audit` folds the log again and compares everything with it, `dump` writes everything down for the oracle beside this crate.
 //!
-//! Exit codes: 0 done · 1 failed · 2 arguments or configuration · 3 topics or schema refused · 5 `smoke` found a broken promise · 6 the
+//! Exit codes: 0 done · 1 failed · 2 arguments or configuration · 3 topics or schema refused · 5 `audit` or `smoke` found a broken promise · 6 the
 //! log said no (a refused command, a claim that won nothing).
 
 pub mod api;
+mod audit;
 mod claim;
 mod cli;
 mod coupon;
+mod dead_letters;
 mod dump;
 mod exit;
+mod log_cursor;
 mod migrate;
 mod output;
 mod settings;

@@ -3,6 +3,7 @@
 
 pub mod burst;
 pub mod oracle;
+pub mod redis;
 pub mod user;
 pub mod waiting;
 pub mod world;

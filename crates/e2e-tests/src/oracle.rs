@@ -1,23 +1,38 @@
-//! The oracle's verdict: a program that shares no code with us reads a dump and recomputes everything.
+//! The verdict on a world: `couponctl audit`, and the oracle, a program that shares no code with us; both recompute everything and must count the same.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::world::World;
 
-/// Dumps the world, which must be at rest, and asks the oracle. Its report.
+/// Audits the world, which must be at rest, and asks the oracle, which must find the same ledgers. The oracle's report.
+///
+/// # Errors
+/// Either found something, with everything that it found.
+pub async fn verify(world: &World) -> Result<Value> {
+    world.wait_until_quiet().await?;
+    let audited = world.deployment.couponctl(&["audit", "--quiet", "--output", "json"])?;
+    let audited: Value = serde_json::from_str(&audited).context("the audit said no JSON")?;
+    let report = judge(world, &["--quiet"])?;
+    for counted in ["ledger", "coupons"] {
+        let (audit, oracle) = (&audited[counted], &report[counted]);
+        ensure!(audit == oracle, "{counted}: the audit counts {audit}, the oracle {oracle}");
+    }
+    Ok(report)
+}
+
+/// Dumps the world and asks the oracle. Its report.
 ///
 /// # Errors
 /// It found something, with everything that it found.
-pub async fn verify(world: &World) -> Result<Value> {
-    world.wait_until_quiet().await?;
+pub fn judge(world: &World, arguments: &[&str]) -> Result<Value> {
     let directory = tempfile::tempdir()?;
     let out = directory.path().display().to_string();
     world.deployment.couponctl(&["dump", "--out", &out])?;
-    ask(directory.path(), &["--quiet"])
+    ask(directory.path(), arguments)
 }
 
 /// Asks the oracle about a dump.

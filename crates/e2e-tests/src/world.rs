@@ -486,6 +486,14 @@ impl World {
         Ok(self.servers().run_sql(&self.deployment.namespace.database_url, query)?.trim().to_owned())
     }
 
+    /// A command to Redis, and its reply where that is one value.
+    ///
+    /// # Errors
+    /// Redis does not answer, or says no.
+    pub async fn redis(&self, words: &[&str]) -> Result<Option<String>> {
+        crate::redis::command(self.servers().redis_url(), words).await
+    }
+
     /// Waits until PostgreSQL and the view reflect everything that was appended.
     ///
     /// # Errors

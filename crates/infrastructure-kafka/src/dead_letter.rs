@@ -35,6 +35,40 @@ pub mod headers {
     pub const RELEASE: &str = "release";
     /// How many bytes it had.
     pub const ORIGINAL_BYTES: &str = "original_bytes";
+    /// On a later record of the same origin: what was done about the letter ([`super::Resolved`]).
+    pub const RESOLUTION: &str = "resolution";
+    /// Who did it.
+    pub const ACTOR: &str = "actor";
+    /// Why, in their words.
+    pub const NOTE: &str = "note";
+    /// Redriven: the offset of the new record in the topic it stood in.
+    pub const REDRIVEN_OFFSET: &str = "redriven_offset";
+}
+
+/// What was done about a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// What it was meant to be was appended at the end of the line.
+    Redriven,
+    /// Nothing will come of it.
+    Discarded,
+}
+
+impl Resolved {
+    /// The name in the header.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redriven => "redriven",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    /// The resolution of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Redriven, Self::Discarded].into_iter().find(|resolved| resolved.as_str() == name)
+    }
 }
 
 /// An undecodable record on its way to the queue.

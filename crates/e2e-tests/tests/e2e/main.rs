@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+mod audit_in_a_burst;
 mod bad_requests;
 mod binaries;
 mod commands_repeated;
@@ -17,6 +18,7 @@ mod limits;
 mod lost_answer;
 mod orderly_stop;
 mod outcomes_deleted;
+mod planted_faults;
 mod postgres_back_in_time;
 mod postgres_stopped;
 mod redis_lost;
@@ -62,6 +64,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_flood_of_garbage_halts_the_line_and_is_not_drained", flood_of_garbage::scenario),
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
+    ("in_a_burst_the_audit_reports_lag_and_no_violation", audit_in_a_burst::scenario),
+    ("audit_and_oracle_catch_planted_faults", planted_faults::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
     ("beyond_a_limit_the_answer_is_503_or_the_turn_comes_later", limits::scenario),
     ("services_refuse_wrong_topics_and_wait_for_missing_ones", wrong_topics::scenario),

@@ -3,8 +3,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e_tests::{Burst, CouponSpec, World, WorldSpec, oracle};
 use local_stack::Supervised;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// Redis emptied in the middle of a burst, and while nothing else happens: the view is back by itself, and right. Redis hung: decisions and answers go on.
 pub(crate) fn scenario() -> Result<()> {
@@ -39,12 +37,7 @@ pub(crate) fn scenario() -> Result<()> {
 }
 
 async fn flush(world: &World) -> Result<()> {
-    let url = world.servers().redis_url().to_owned();
-    let address = url.trim_start_matches("redis://").split('/').next().unwrap_or_default();
-    let mut redis = TcpStream::connect(address).await?;
-    redis.write_all(b"FLUSHALL\r\n").await?;
-    let mut answer = [0; 5];
-    redis.read_exact(&mut answer).await?;
-    ensure!(&answer == b"+OK\r\n", "{answer:?}");
+    let answer = world.redis(&["FLUSHALL"]).await?;
+    ensure!(answer.as_deref() == Some("OK"), "{answer:?}");
     Ok(())
 }

@@ -1,0 +1,260 @@
+//! `couponctl audit`: folds the claims log again and compares outcomes log, PostgreSQL, Redis and the compacted topics with it, each at its own
+//! watermark. What is behind is lag; what contradicts is a broken promise.
+//!
+//! The sources are read in the order in which they can only be behind the next one: Redis, PostgreSQL, state and persisted topics,
+//! outcomes, dead letters, claims. So it works in the middle of a burst.
+
+mod findings;
+mod line;
+mod outcomes;
+mod published;
+mod tables;
+mod tally;
+mod view;
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use coupon_domain::invariant::Invariant;
+use coupon_domain::ledger::DefaultHasher;
+use coupon_domain::{CouponId, Ledger, Offset, Partition};
+use infrastructure_kafka::{Connection, LogBounds, Reader, Topic, TopicLayout};
+use infrastructure_postgres::audit::Snapshot;
+use infrastructure_redis::ViewMaintenance;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use self::findings::Findings;
+use self::line::{Audited, Progress, Sources};
+use self::published::Published;
+use self::tables::Tables;
+use self::tally::{Ledger as ClaimLedger, Tally};
+use self::view::View;
+use crate::dead_letters;
+use crate::exit::{Failure, failed};
+use crate::log_cursor::LogCursor;
+use crate::output::Output;
+use crate::settings::Settings;
+
+#[derive(Args)]
+pub(crate) struct Audit {
+    /// Show the ledger of this coupon; may be repeated.
+    #[arg(long, value_name = "COUPON_ID")]
+    coupon: Vec<CouponId>,
+    /// The installation is at rest: whatever is behind is a violation.
+    #[arg(long)]
+    quiet: bool,
+    /// Leave Redis out.
+    #[arg(long)]
+    without_redis: bool,
+}
+
+pub(crate) async fn run(audit: &Audit, settings: &Settings, output: Output) -> Result<(), Failure> {
+    let (connection, layout) = settings.kafka()?;
+    let postgres = settings.postgres()?;
+    let mut findings = Findings::new(audit.quiet);
+    let view = if audit.without_redis {
+        None
+    } else {
+        let maintenance = ViewMaintenance::new(&settings.redis()?).map_err(failed("connecting to Redis"))?;
+        Some(View::read(&maintenance, &mut findings).await?)
+    };
+    let snapshot = Snapshot::take(&postgres).await.map_err(failed("connecting to PostgreSQL"))?;
+    let (progress, tally) =
+        tokio::task::block_in_place(|| audit_lines(&connection, &layout, snapshot, view, &mut findings))?;
+    let (ledger, of_coupon) = tally.ledgers();
+    if ledger.lost() > 0 {
+        let finding =
+            format!("{} accepted claims have no answer, and are not in the dead-letter queue", ledger.lost());
+        findings.broken(Invariant::OneOutcome, "ledger", &finding);
+    }
+    report(&findings, &progress, ledger, &of_coupon, audit, output);
+    match findings.verdict() {
+        verdict if verdict.is_empty() => Ok(()),
+        verdict => Err(Failure::BrokenPromise(verdict)),
+    }
+}
+
+fn audit_lines(
+    connection: &Connection,
+    layout: &TopicLayout,
+    mut snapshot: Snapshot,
+    mut view: Option<View>,
+    findings: &mut Findings,
+) -> Result<(Vec<Progress>, Tally), Failure> {
+    let runtime = Handle::current();
+    let mut published = Published::read(connection, layout, findings)?;
+    let (outcomes, outcomes_bounds) = open(connection, layout, Topic::Outcomes)?;
+    let letters = dead_letters::read(connection, layout)?;
+    let (claims, claims_bounds) = open(connection, layout, Topic::Claims)?;
+    let partitions = i32::try_from(claims_bounds.len()).unwrap_or(i32::MAX);
+    let strays = runtime
+        .block_on(snapshot.rows_of_partitions_from(partitions))
+        .map_err(failed("reading PostgreSQL"))?;
+    if strays > 0 {
+        let finding = format!("{strays} rows belong to partitions that the claims topic does not have");
+        findings.broken(Invariant::Agree, "PostgreSQL", &finding);
+    }
+    let (mut progress, mut tally) = (Vec::new(), Tally::default());
+    let now = service_runtime::Clock::system().now();
+    for ((number, claims_bounds), outcomes_bounds) in (0..).zip(claims_bounds).zip(outcomes_bounds) {
+        let partition = Partition::new(number).map_err(failed("the claims topic"))?;
+        let ledger = choose_ledger(&mut snapshot, &runtime, partition, claims_bounds, findings)?;
+        let from = if claims_bounds.start == 0 {
+            Offset::ZERO
+        } else {
+            first_provable(&outcomes, number, outcomes_bounds, &ledger)?
+        };
+        let links = published.watermarks.remove(&number).unwrap_or_default();
+        let sources = Sources {
+            partition,
+            claims: LogCursor::new(&claims, number, claims_bounds)?,
+            claims_bounds,
+            outcomes: LogCursor::new(&outcomes, number, outcomes_bounds)?,
+            outcomes_bounds,
+            tables: Tables::open(&mut snapshot, runtime.clone(), partition, from)?,
+            states: published.states.remove(&number).unwrap_or_default(),
+            links: links.into_iter().map(|link| (link.next_src, link.chain)).collect(),
+            ledger,
+        };
+        let mut audited =
+            Audited { findings, tally: &mut tally, view: view.as_mut(), letters: &letters, now };
+        progress.push(line::audit(sources, &mut audited)?);
+    }
+    Ok((progress, tally))
+}
+
+fn open(
+    connection: &Connection,
+    layout: &TopicLayout,
+    topic: Topic,
+) -> Result<(Reader, Vec<LogBounds>), Failure> {
+    let name = layout.name(topic);
+    let reader = Reader::new(connection, &name, "audit").map_err(failed(&name))?;
+    let partitions = reader.partition_count().map_err(failed(&name))?;
+    let bounds = (0..partitions).map(|partition| reader.bounds(partition)).collect::<Result<_, _>>();
+    Ok((reader, bounds.map_err(failed("asking for a partition's bounds"))?))
+}
+
+/// The ledger that the claims log continues: an empty one where the log is whole, else PostgreSQL's.
+fn choose_ledger(
+    snapshot: &mut Snapshot,
+    runtime: &Handle,
+    partition: Partition,
+    claims: LogBounds,
+    findings: &mut Findings,
+) -> Result<Option<Ledger>, Failure> {
+    if claims.start == 0 {
+        return Ok(Some(line::empty_ledger(partition)));
+    }
+    let stored = runtime.block_on(snapshot.ledger(partition)).map_err(failed("reading PostgreSQL"))?;
+    let Some(stored) = stored.filter(|stored| stored.checkpoint.next_src.number() >= claims.start) else {
+        return Ok(None);
+    };
+    match Ledger::restore(stored.checkpoint, DefaultHasher::default()) {
+        Ok(ledger) => Ok(Some(ledger)),
+        Err(error) => {
+            findings.broken(Invariant::Agree, "PostgreSQL", &error.to_string());
+            Ok(None)
+        }
+    }
+}
+
+/// Where the log no longer begins at 0: the first offset whose answer is still known from somewhere else than PostgreSQL.
+fn first_provable(
+    outcomes: &Reader,
+    partition: i32,
+    bounds: LogBounds,
+    ledger: &Option<Ledger>,
+) -> Result<Offset, Failure> {
+    let folded = ledger.as_ref().map(Ledger::next_src);
+    let mut cursor = LogCursor::new(outcomes, partition, bounds)?;
+    let first = match cursor.next()? {
+        Some(entry) => coupon_domain::wire::decode_outcome(entry.payload.as_deref().unwrap_or_default()).ok(),
+        None => None,
+    };
+    let answered = first.map(|outcome| outcome.src_offset);
+    Ok(folded.into_iter().chain(answered).min().unwrap_or(Offset::ZERO))
+}
+
+fn report(
+    findings: &Findings,
+    progress: &[Progress],
+    ledger: ClaimLedger,
+    of_coupon: &BTreeMap<CouponId, ClaimLedger>,
+    audit: &Audit,
+    output: Output,
+) {
+    let promises = findings.lines();
+    if output == Output::Json {
+        let coupons: serde_json::Map<String, Value> =
+            of_coupon.iter().map(|(coupon_id, ledger)| (coupon_id.to_string(), ledger.to_json())).collect();
+        output.one(&json!({
+            "promises": promises,
+            "partitions": progress.iter().map(Progress::to_json).collect::<Vec<_>>(),
+            "ledger": ledger.to_json(),
+            "coupons": coupons,
+            "notes": findings.notes(),
+        }));
+        return;
+    }
+    let rows: Vec<Value> = promises.iter().map(promise_row).collect();
+    output.many(&rows, &["promise", "verdict", "violations", "checked"]);
+    for promise in &promises {
+        for example in promise.get("examples").and_then(Value::as_array).into_iter().flatten() {
+            let id = promise.get("promise").and_then(Value::as_str).unwrap_or_default();
+            output.note(&format!("{id}: {}", example.as_str().unwrap_or_default()));
+        }
+    }
+    for progress in progress {
+        output.note(&progress.to_string());
+    }
+    for note in findings.notes() {
+        output.note(&format!("note: {note}"));
+    }
+    output.note(&format!("ledger: {ledger}"));
+    for coupon_id in &audit.coupon {
+        let ledger = of_coupon.get(coupon_id).copied().unwrap_or_default();
+        output.note(&format!("{coupon_id}: {ledger}"));
+    }
+    if findings.verdict().is_empty() {
+        let known =
+            if findings.quiet() { "and everybody agrees at rest" } else { "at each store's own watermark" };
+        output.note(&format!("audit: every promise holds, {known}"));
+    }
+}
+
+fn promise_row(promise: &Value) -> Value {
+    let checked = promise.get("checked").and_then(Value::as_object);
+    let checked: Vec<String> =
+        checked.into_iter().flatten().map(|(what, count)| format!("{count} {what}")).collect();
+    let mut row = promise.clone();
+    if let Some(members) = row.as_object_mut() {
+        members.insert("checked".to_owned(), Value::String(checked.join(", ")));
+    }
+    row
+}
+
+impl Progress {
+    fn to_json(&self) -> Value {
+        json!({
+            "partition": self.partition,
+            "log": self.log,
+            "outcomes": self.outcomes,
+            "postgres": self.postgres,
+            "view": self.view,
+            "proven_from": self.proven_from,
+        })
+    }
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { partition, log, outcomes, postgres, .. } = self;
+        write!(f, "partition {partition}: log {log}, outcomes {outcomes}, PostgreSQL {postgres}")?;
+        match self.view {
+            Some(view) => write!(f, ", view {view}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! One partition: folds its claims again and compares everybody who says something about it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use coupon_domain::invariant::Invariant;
+use coupon_domain::ledger::{Body, DefaultHasher, Ledger, LogRecord};
+use coupon_domain::outcome::Subject;
+use coupon_domain::wire::{Input, PublishedState, Unreadable, decode_claims_record};
+use coupon_domain::{Chain, ClaimAnswer, ClaimId, CouponId, Offset, Outcome, Partition, Timestamp, UserId};
+use infrastructure_kafka::LogBounds;
+use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
+
+use super::findings::Findings;
+use super::outcomes::FirstCopies;
+use super::tables::Tables;
+use super::tally::{State, Tally, state_of};
+use super::view::View;
+use crate::dead_letters::{Letter, Origin};
+use crate::exit::Failure;
+use crate::log_cursor::{Entry, LogCursor};
+
+/// How far everybody has come in a partition. Offsets are of the claims log, the next one each.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    pub(super) partition: i32,
+    /// The end of the claims log.
+    pub(super) log: i64,
+    /// Decided: the outcomes log.
+    pub(super) outcomes: i64,
+    /// Written: PostgreSQL.
+    pub(super) postgres: i64,
+    /// Seen: the view that is furthest behind; absent where there is none.
+    pub(super) view: Option<i64>,
+    /// From where on the fold proves what was decided.
+    pub(super) proven_from: i64,
+}
+
+/// What the whole audit gathers, and what it was taken from.
+pub(super) struct Audited<'a> {
+    pub(super) findings: &'a mut Findings,
+    pub(super) tally: &'a mut Tally,
+    pub(super) view: Option<&'a mut View>,
+    pub(super) letters: &'a BTreeMap<Origin, Letter>,
+    pub(super) now: Timestamp,
+}
+
+/// One partition's sources.
+pub(super) struct Sources<'a> {
+    pub(super) partition: Partition,
+    pub(super) claims: LogCursor<'a>,
+    pub(super) claims_bounds: LogBounds,
+    pub(super) outcomes: LogCursor<'a>,
+    pub(super) outcomes_bounds: LogBounds,
+    pub(super) tables: Tables<'a>,
+    pub(super) states: Vec<PublishedState>,
+    /// Links of the chain, by the offset behind them.
+    pub(super) links: Vec<(Offset, Chain)>,
+    /// The ledger to fold on from; absent where there is none that the claims log continues.
+    pub(super) ledger: Option<Ledger>,
+}
+
+/// Audits a partition.
+pub(super) fn audit(sources: Sources<'_>, audited: &mut Audited<'_>) -> Result<Progress, Failure> {
+    let mut line = Line::open(sources, audited)?;
+    line.outcomes_alone(audited)?;
+    while let Some(entry) = line.claims.next()? {
+        if !line.record(&entry, audited)? {
+            break;
+        }
+    }
+    line.close(audited)
+}
+
+struct Line<'a> {
+    partition: Partition,
+    claims: LogCursor<'a>,
+    outcomes: FirstCopies<'a>,
+    tables: Tables<'a>,
+    bounds: LogBounds,
+    ledger: Option<Ledger>,
+    folded_from: i64,
+    proven_from: i64,
+    /// What is to be compared with the fold when it stands at an offset.
+    states: BTreeMap<Offset, Vec<PublishedState>>,
+    links: BTreeMap<Offset, Vec<Chain>>,
+    hashes: BTreeMap<Offset, Vec<CouponId>>,
+    grants: HashMap<CouponId, HashMap<UserId, u32>>,
+    granted: HashMap<CouponId, u32>,
+    finals: HashMap<(CouponId, [u8; 16]), Offset>,
+}
+
+impl<'a> Line<'a> {
+    fn open(sources: Sources<'a>, audited: &mut Audited<'_>) -> Result<Self, Failure> {
+        let Sources { partition, claims, claims_bounds, outcomes, outcomes_bounds, tables, ledger, .. } =
+            sources;
+        let outcomes = FirstCopies::new(outcomes, partition, outcomes_bounds.start == 0, audited.findings)?;
+        let folded_from = ledger.as_ref().map_or(i64::MAX, |ledger| ledger.next_src().number());
+        let first_answered = outcomes.first_src().unwrap_or_else(|| tables.next_src().number());
+        let proven_from = folded_from.min(first_answered);
+        if claims_bounds.start > 0 {
+            let note = format!(
+                "partition {partition}: the claims log begins at {}; the fold proves what was decided from {} on, the outcomes log is \
+                 believed from {proven_from} on",
+                claims_bounds.start,
+                if ledger.is_some() { folded_from.to_string() } else { "nowhere".to_owned() }
+            );
+            audited.findings.note(note);
+        }
+        let mut states = BTreeMap::<_, Vec<_>>::new();
+        for published in sources.states {
+            let at = published.decided_offset.map_or(Offset::ZERO, Offset::next);
+            states.entry(at).or_default().push(published);
+        }
+        let mut links = BTreeMap::<_, Vec<_>>::new();
+        for (next_src, chain) in sources.links {
+            links.entry(next_src).or_default().push(chain);
+        }
+        let mut hashes = BTreeMap::<_, Vec<_>>::new();
+        if let Some(view) = &audited.view {
+            for (next_src, coupon_id) in view.watermarks() {
+                if coupon_id.partition() == partition {
+                    hashes.entry(next_src).or_default().push(coupon_id);
+                }
+            }
+        }
+        let mut line = Self {
+            partition,
+            claims,
+            outcomes,
+            tables,
+            bounds: claims_bounds,
+            ledger,
+            folded_from,
+            proven_from,
+            states,
+            links,
+            hashes,
+            grants: HashMap::new(),
+            granted: HashMap::new(),
+            finals: HashMap::new(),
+        };
+        line.compare_at(folded_from, None, audited);
+        Ok(line)
+    }
+
+    /// Outcomes of records that retention has taken from the claims log.
+    fn outcomes_alone(&mut self, audited: &mut Audited<'_>) -> Result<(), Failure> {
+        while let Some(src) = self.outcomes.peek().filter(|src| *src < self.bounds.start) {
+            if let Some(outcome) = self.outcomes.take(src, audited.findings)? {
+                self.count(&outcome, audited);
+                self.compare_stores(&outcome, None, audited)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One record of the claims log. False where nothing behind it can be folded.
+    fn record(&mut self, entry: &Entry, audited: &mut Audited<'_>) -> Result<bool, Failure> {
+        let src = entry.offset;
+        let place = format!("partition {}, claims offset {src}", self.partition);
+        let Some(record) = self.read(entry, &place, audited.findings) else { return Ok(false) };
+        let named = claim_of(&record.body);
+        if let Some(claim_id) = named.filter(|_| src >= self.proven_from) {
+            audited.tally.accept(&claim_id);
+        }
+        let record_says = record.clone();
+        let expected = match &mut self.ledger {
+            Some(ledger) if src >= self.folded_from => match ledger.fold(record) {
+                Ok(outcome) => Some(outcome),
+                Err(error) => return Err(Failure::Failed(format!("{place}: {error}"))),
+            },
+            _ => None,
+        };
+        audited.findings.checked(Invariant::FirstCome, "records folded", u64::from(expected.is_some()));
+        let found = self.outcomes.take(src, audited.findings)?;
+        if let Some(found) = &found {
+            audited.findings.checked(Invariant::OneOutcome, "answered records", 1);
+            self.count(found, audited);
+            match &expected {
+                Some(expected) => compare_outcome(&place, found, expected, audited.findings),
+                None => compare_record(&place, found, &record_says, self.partition, audited.findings),
+            }
+        }
+        let answered = found.is_some() || self.outcomes.first_src().is_some_and(|first| src < first);
+        match expected.as_ref().or(found.as_ref()) {
+            Some(truth) if answered || src < self.tables.next_src().number() => {
+                self.settle(truth, entry, &place, audited);
+                self.compare_stores(truth, self.expiry_of(truth), audited)?;
+            }
+            _ => {
+                if let Some(claim_id) = named.filter(|_| src >= self.proven_from) {
+                    audited.tally.settle(&claim_id, State::Undecided, false);
+                }
+            }
+        }
+        if let Some(truth) = &expected {
+            self.compare_at(src.saturating_add(1), found.as_ref().or(Some(truth)), audited);
+        }
+        Ok(true)
+    }
+
+    fn read(&self, entry: &Entry, place: &str, findings: &mut Findings) -> Option<LogRecord> {
+        let src_offset = Offset::new(entry.offset).ok()?;
+        let Some(appended_at) = entry.append_time_ms.and_then(|ms| Timestamp::from_ms(ms).ok()) else {
+            findings.broken(Invariant::Agree, place, "has no append time of the broker");
+            return None;
+        };
+        let body = match decode_claims_record(entry.payload.as_deref()) {
+            Ok(input) => Body::Readable(input),
+            Err(Unreadable::Invalid { claim_id, .. }) => Body::Undecodable(claim_id),
+            Err(newer @ Unreadable::Newer { .. }) => {
+                findings.note(format!(
+                    "{place}: {newer}; the line halts there, and nothing behind it was compared"
+                ));
+                return None;
+            }
+        };
+        Some(LogRecord { src_offset, appended_at, body })
+    }
+
+    /// What must hold of the outcomes log whatever the fold says.
+    fn count(&mut self, outcome: &Outcome, audited: &mut Audited<'_>) {
+        let Subject::Claim(claim) = &outcome.subject else { return };
+        if !claim.is_final {
+            return;
+        }
+        let findings = &mut *audited.findings;
+        let (src, coupon_id) = (outcome.src_offset, claim.claim_id.coupon_id);
+        let place = format!("partition {}, claims offset {src}", self.partition);
+        let first = *self.finals.entry((coupon_id, claim.claim_id.mac)).or_insert(outcome.decided_offset);
+        if first != outcome.decided_offset {
+            let finding = format!("{} got its final outcome at {first} already", claim.claim_id);
+            findings.broken(Invariant::OneOutcome, &place, &finding);
+        }
+        if !outcome.is_new() || claim.issue_no.is_none() {
+            return;
+        }
+        findings.checked(Invariant::NoOversell, "grants", 1);
+        findings.checked(Invariant::OneEach, "grants", 1);
+        let granted = self.granted.entry(coupon_id).or_default();
+        *granted += 1;
+        let held = self.grants.entry(coupon_id).or_default().entry(claim.user_id.clone()).or_default();
+        *held += 1;
+        let Some(state) = self.ledger.as_ref().and_then(|ledger| ledger.coupon(coupon_id)) else { return };
+        if *granted > state.quantity {
+            let finding = format!("{} is grant {granted} of {}", claim.claim_id, state.quantity);
+            findings.broken(Invariant::NoOversell, &place, &finding);
+        }
+        let limit = u32::from(state.definition.per_user_limit());
+        if *held > limit {
+            let finding = format!("{} is grant {held} of {limit} for this user", claim.claim_id);
+            findings.broken(Invariant::OneEach, &place, &finding);
+        }
+    }
+
+    /// What became of the claim of an answered record.
+    fn settle(&self, truth: &Outcome, entry: &Entry, place: &str, audited: &mut Audited<'_>) {
+        match &truth.subject {
+            Subject::Claim(claim) => {
+                audited.tally.settle(&claim.claim_id, state_of(claim.code), claim.is_final);
+            }
+            Subject::Command(_) => {}
+            Subject::Invalid(invalid) => {
+                let Some(letter) = audited.letters.get(&(self.partition.number(), entry.offset)) else {
+                    let finding = "cannot be read, and has no copy in the dead-letter queue";
+                    audited.findings.broken(Invariant::OneOutcome, place, finding);
+                    return;
+                };
+                audited.findings.checked(Invariant::OneOutcome, "dead letters", 1);
+                let kept = |bytes: &[u8], most: usize| bytes.get(..most).unwrap_or(bytes).to_vec();
+                let payload = entry.payload.as_deref().map(|payload| kept(payload, PAYLOAD_BYTES_MAX));
+                let key = kept(entry.key.as_deref().unwrap_or_default(), KEY_BYTES_MAX);
+                if (&letter.payload, &letter.key) != (&payload, &key) {
+                    let finding = "its copy in the dead-letter queue has other bytes";
+                    audited.findings.broken(Invariant::OneOutcome, place, finding);
+                }
+                if let Some(claim_id) = invalid.claim_id {
+                    audited.tally.settle(&claim_id, State::DeadLettered, false);
+                }
+            }
+        }
+    }
+
+    fn expiry_of(&self, truth: &Outcome) -> Option<Option<coupon_domain::Expiry>> {
+        let ledger = self.ledger.as_ref()?;
+        Some(ledger.coupon(truth.coupon_id()?)?.definition.expiry())
+    }
+
+    /// Compares what PostgreSQL and Redis have of an answer, each as far as it has come.
+    fn compare_stores(
+        &mut self,
+        truth: &Outcome,
+        expiry: Option<Option<coupon_domain::Expiry>>,
+        audited: &mut Audited<'_>,
+    ) -> Result<(), Failure> {
+        let findings = &mut *audited.findings;
+        if truth.src_offset < self.tables.next_src() {
+            match &truth.subject {
+                Subject::Claim(claim) => self.tables.compare(truth, Some(claim), expiry, findings)?,
+                Subject::Command(command) => {
+                    self.tables.compare(truth, None, None, findings)?;
+                    self.tables.compare_command(truth, command, findings);
+                }
+                Subject::Invalid(_) => self.tables.compare(truth, None, None, findings)?,
+            }
+        }
+        if let Some(view) = audited.view.as_deref_mut()
+            && let Some(answer) = ClaimAnswer::of(truth)
+        {
+            view.compare_answer(&answer, findings);
+        }
+        Ok(())
+    }
+
+    /// Compares everything that speaks of the line as it is before the record at `next_src`.
+    fn compare_at(&mut self, next_src: i64, last: Option<&Outcome>, audited: &mut Audited<'_>) {
+        let (Some(ledger), Ok(at)) = (&self.ledger, Offset::new(next_src)) else { return };
+        let findings = &mut *audited.findings;
+        for published in self.states.remove(&at).unwrap_or_default() {
+            findings.checked(Invariant::Agree, "states in coupon.state", 1);
+            if ledger.coupon(published.state.coupon_id) != Some(&published.state) {
+                let place = format!("coupon.state, {}", published.state.coupon_id);
+                findings.broken(
+                    Invariant::Agree,
+                    &place,
+                    &format!("is not the fold's state before offset {at}"),
+                );
+            }
+        }
+        let chain = last.map_or(ledger.chain(), |last| last.chain);
+        for link in self.links.remove(&at).unwrap_or_default() {
+            findings.checked(Invariant::Agree, "links in coupon.persisted", 1);
+            if link != chain {
+                let place = format!("coupon.persisted, partition {}", self.partition);
+                findings.broken(Invariant::Agree, &place, &format!("its chain at {at} is not the log's"));
+            }
+        }
+        for coupon_id in self.hashes.remove(&at).unwrap_or_default() {
+            if let Some(view) = &audited.view {
+                view.compare_hash(coupon_id, ledger.coupon(coupon_id), findings);
+            }
+        }
+        if self.tables.next_src() == at {
+            self.tables.compare_coupons(ledger.coupons(), findings);
+            if let Some(progress) = &self.tables.progress
+                && progress.watermark.chain != chain
+            {
+                let place = format!("table partition_progress, partition {}", self.partition);
+                findings.broken(Invariant::Agree, &place, &format!("its chain at {at} is not the log's"));
+            }
+        }
+    }
+
+    /// What is left when the line ends.
+    fn close(mut self, audited: &mut Audited<'_>) -> Result<Progress, Failure> {
+        let partition = self.partition.number();
+        let place = format!("partition {partition}");
+        let findings = &mut *audited.findings;
+        while let Some(src) = self.outcomes.peek() {
+            self.outcomes.take(src, findings)?;
+            let finding =
+                format!("claims offset {src} is answered, but stands in no line that can be decided");
+            findings.broken(Invariant::Agree, &place, &finding);
+        }
+        self.tables.compare_unexpected(None, findings)?;
+        self.tables.compare_with_themselves(findings)?;
+        let postgres = self.tables.next_src().number();
+        let decided = self.outcomes.next_src().unwrap_or(postgres);
+        let log = self.bounds.end;
+        if decided < log {
+            findings.late(Invariant::OneOutcome, &place, &format!("{} records are undecided", log - decided));
+        }
+        if postgres > decided {
+            let finding = format!("PostgreSQL reflects {postgres}, the outcomes log {decided}");
+            findings.broken(Invariant::Agree, &place, &finding);
+        } else if postgres < decided {
+            findings.late(
+                Invariant::Agree,
+                &place,
+                &format!("PostgreSQL is {} records behind", decided - postgres),
+            );
+        }
+        self.close_published(decided, findings);
+        let mut lowest_view = None;
+        if let Some(view) = audited.view.as_deref() {
+            let proven_from = Offset::new(self.proven_from).unwrap_or(Offset::ZERO);
+            view.compare_rest(partition, proven_from, findings);
+            let decided = Offset::new(decided).unwrap_or(Offset::ZERO);
+            for state in self.ledger.iter().flat_map(Ledger::coupons) {
+                if state.status != coupon_domain::CouponStatus::Retired {
+                    view.compare_whole(state, decided, audited.now, findings);
+                }
+            }
+            lowest_view = view.lowest_watermark(partition).map(Offset::number);
+        }
+        let proven_from = self.folded_from.min(log);
+        Ok(Progress { partition, log, outcomes: decided, postgres, view: lowest_view, proven_from })
+    }
+
+    /// States and links of offsets that the fold never stood at.
+    fn close_published(&self, decided: i64, findings: &mut Findings) {
+        let decided = Offset::new(decided).unwrap_or(Offset::ZERO);
+        let beyond = |at: &Offset| *at > decided;
+        let (states, links) =
+            (self.states.keys().filter(|at| beyond(at)), self.links.keys().filter(|at| beyond(at)));
+        for (topic, at) in
+            states.map(|at| ("coupon.state", at)).chain(links.map(|at| ("coupon.persisted", at)))
+        {
+            let place = format!("{topic}, partition {}", self.partition);
+            findings.broken(Invariant::Agree, &place, &format!("reflects {at}, the outcomes log {decided}"));
+        }
+    }
+}
+
+/// Compares an outcome with the fold's.
+fn compare_outcome(place: &str, found: &Outcome, expected: &Outcome, findings: &mut Findings) {
+    if found == expected {
+        return;
+    }
+    let granted =
+        |outcome: &Outcome| matches!(&outcome.subject, Subject::Claim(claim) if claim.issue_no.is_some());
+    let names = differing(found, expected);
+    let finding =
+        format!("its outcome differs from the fold in {names}: {}, not {}", found.code(), expected.code());
+    let invariant = if granted(found) == granted(expected) { Invariant::Agree } else { Invariant::FirstCome };
+    findings.broken(invariant, place, &finding);
+}
+
+/// Compares an outcome with the record that it answers, where the fold cannot be asked.
+fn compare_record(
+    place: &str,
+    found: &Outcome,
+    record: &LogRecord,
+    partition: Partition,
+    findings: &mut Findings,
+) {
+    let of = coupon_domain::resume::RecordIdentity::of_outcome(found);
+    if of != coupon_domain::resume::RecordIdentity::of_record(partition, record) {
+        findings.broken(Invariant::Agree, place, "its outcome answers another record");
+    }
+}
+
+/// The names of what differs; a report names no user.
+fn differing(found: &Outcome, expected: &Outcome) -> String {
+    let fields = |outcome: &Outcome| -> Option<serde_json::Map<String, serde_json::Value>> {
+        serde_json::from_slice(&coupon_domain::wire::encode_outcome(outcome)).ok()
+    };
+    let (Some(found), Some(expected)) = (fields(found), fields(expected)) else {
+        return "everything".to_owned();
+    };
+    let names: std::collections::BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+    let wrong = names.into_iter().filter(|name| found.get(*name) != expected.get(*name));
+    wrong.map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn claim_of(body: &Body) -> Option<ClaimId> {
+    match body {
+        Body::Readable(Input::Claim(claim)) => Some(claim.claim_id),
+        Body::Readable(Input::Command(_)) => None,
+        Body::Undecodable(claim_id) => *claim_id,
+    }
+}
+
+/// The ledger of a line that is read from its beginning.
+pub(super) fn empty_ledger(partition: Partition) -> Ledger {
+    Ledger::<DefaultHasher>::new(partition)
+}

@@ -1,0 +1,124 @@
+//! The outcomes log of one partition, read for its first copies; what is wrong with the log itself is found here.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use coupon_domain::invariant::Invariant;
+use coupon_domain::wire::{RecordError, decode_outcome, encode_outcome};
+use coupon_domain::{Chain, Outcome, Partition};
+
+use super::findings::Findings;
+use crate::exit::Failure;
+use crate::log_cursor::LogCursor;
+
+/// Reads along. Outcomes are handed out by the offset that they answer, in order.
+pub(super) struct FirstCopies<'a> {
+    cursor: LogCursor<'a>,
+    partition: Partition,
+    /// The one that is handed out next.
+    next: Option<Outcome>,
+    /// What the first copies said, by the offset that they answer, hashed by this process alone.
+    said: HashMap<i64, u64>,
+    hasher: RandomState,
+    /// The first offset that the log still answers.
+    first_src: Option<i64>,
+    /// Behind the last first copy.
+    next_src: Option<i64>,
+    chain: Option<Chain>,
+}
+
+impl<'a> FirstCopies<'a> {
+    /// Begins at the start of the cursor's bounds. `from_the_beginning`: the log begins at 0, so that the first outcome must be the line's.
+    pub(super) fn new(
+        cursor: LogCursor<'a>,
+        partition: Partition,
+        from_the_beginning: bool,
+        findings: &mut Findings,
+    ) -> Result<Self, Failure> {
+        let mut copies = Self {
+            cursor,
+            partition,
+            next: None,
+            said: HashMap::new(),
+            hasher: RandomState::new(),
+            first_src: from_the_beginning.then_some(0),
+            next_src: from_the_beginning.then_some(0),
+            chain: from_the_beginning.then(|| Chain::genesis(partition)),
+        };
+        copies.advance(findings)?;
+        Ok(copies)
+    }
+
+    /// The first offset that the log still answers; none where nothing is left.
+    pub(super) fn first_src(&self) -> Option<i64> {
+        self.first_src
+    }
+
+    /// The first offset without an outcome; none where the log says nothing.
+    pub(super) fn next_src(&self) -> Option<i64> {
+        self.next_src
+    }
+
+    /// The offset that the next outcome answers.
+    pub(super) fn peek(&self) -> Option<i64> {
+        self.next.as_ref().map(|outcome| outcome.src_offset.number())
+    }
+
+    /// The outcome of this offset, if it comes next.
+    pub(super) fn take(&mut self, src: i64, findings: &mut Findings) -> Result<Option<Outcome>, Failure> {
+        if self.peek() != Some(src) {
+            return Ok(None);
+        }
+        let taken = self.next.take();
+        self.advance(findings)?;
+        Ok(taken)
+    }
+
+    fn advance(&mut self, findings: &mut Findings) -> Result<(), Failure> {
+        while self.next.is_none() {
+            let Some(entry) = self.cursor.next()? else { return Ok(()) };
+            let place = format!("partition {}, outcomes offset {}", self.partition, entry.offset);
+            match decode_outcome(entry.payload.as_deref().unwrap_or_default()) {
+                Ok(outcome) => self.judge(outcome, &place, findings),
+                Err(RecordError::NewerVersion { found, .. }) => {
+                    findings.note(format!("{place}: version {found} is newer than this release reads"));
+                }
+                Err(error) => findings.broken(Invariant::OneOutcome, &place, &error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, outcome: Outcome, place: &str, findings: &mut Findings) {
+        let src = outcome.src_offset.number();
+        // Two releases may spell the same outcome differently.
+        let said = self.hasher.hash_one(encode_outcome(&outcome));
+        let next_src = *self.next_src.get_or_insert(src);
+        self.first_src.get_or_insert(src);
+        if src < next_src {
+            findings.checked(Invariant::OneOutcome, "later copies", 1);
+            // Of what stood before the log's start the first copy is gone; it is compared with the fold like any other reader would.
+            if self.said.get(&src).is_some_and(|first| *first != said) {
+                let finding = format!("answers claims offset {src} otherwise than the first copy");
+                findings.broken(Invariant::OneOutcome, place, &finding);
+            }
+            return;
+        }
+        if src > next_src {
+            let finding = format!("the outcomes of {next_src} to {} are missing before it", src - 1);
+            findings.broken(Invariant::OneOutcome, place, &finding);
+            self.chain = None;
+        }
+        if let Some(chain) = self.chain
+            && chain.next(&outcome) != outcome.chain
+        {
+            let finding = format!("the answer to claims offset {src} does not continue the chain");
+            findings.broken(Invariant::Agree, place, &finding);
+        }
+        findings.checked(Invariant::Agree, "outcomes", 1);
+        self.chain = Some(outcome.chain);
+        self.next_src = Some(outcome.src_offset.next().number());
+        self.said.insert(src, said);
+        self.next = Some(outcome);
+    }
+}

@@ -1,0 +1,60 @@
+//! What the compacted topics say: `coupon.state` the fold at the offset that it names, `coupon.persisted` links of the chain.
+
+use std::collections::BTreeMap;
+
+use coupon_domain::invariant::Invariant;
+use coupon_domain::wire::{PersistedWatermark, PublishedState, RecordError, decode_persisted, decode_state};
+use infrastructure_kafka::{Connection, Reader, Topic, TopicLayout};
+
+use super::findings::Findings;
+use crate::exit::{Failure, failed};
+use crate::log_cursor::LogCursor;
+
+/// The records of both topics that are left, by partition.
+pub(super) struct Published {
+    pub(super) states: BTreeMap<i32, Vec<PublishedState>>,
+    pub(super) watermarks: BTreeMap<i32, Vec<PersistedWatermark>>,
+}
+
+impl Published {
+    pub(super) fn read(
+        connection: &Connection,
+        layout: &TopicLayout,
+        findings: &mut Findings,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            states: read(connection, layout, Topic::State, findings, decode_state)?,
+            watermarks: read(connection, layout, Topic::Persisted, findings, decode_persisted)?,
+        })
+    }
+}
+
+fn read<T>(
+    connection: &Connection,
+    layout: &TopicLayout,
+    topic: Topic,
+    findings: &mut Findings,
+    decode: impl Fn(&[u8]) -> Result<T, RecordError>,
+) -> Result<BTreeMap<i32, Vec<T>>, Failure> {
+    let name = layout.name(topic);
+    let reader = Reader::new(connection, &name, "audit").map_err(failed(&name))?;
+    let mut found = BTreeMap::new();
+    for partition in 0..reader.partition_count().map_err(failed(&name))? {
+        let bounds = reader.bounds(partition).map_err(failed(&name))?;
+        let mut cursor = LogCursor::new(&reader, partition, bounds)?;
+        let mut records = Vec::new();
+        while let Some(entry) = cursor.next()? {
+            let place = format!("{name}, partition {partition}, offset {}", entry.offset);
+            match entry.payload.as_deref().map(&decode) {
+                None => {}
+                Some(Ok(record)) => records.push(record),
+                Some(Err(RecordError::NewerVersion { found, .. })) => {
+                    findings.note(format!("{place}: version {found} is newer than this release reads"));
+                }
+                Some(Err(error)) => findings.broken(Invariant::Agree, &place, &error.to_string()),
+            }
+        }
+        found.insert(partition, records);
+    }
+    Ok(found)
+}

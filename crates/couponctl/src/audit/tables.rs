@@ -1,0 +1,327 @@
+//! PostgreSQL, compared at its own watermark: rows of `claims` are read along with the line, page by page.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use coupon_domain::invariant::Invariant;
+use coupon_domain::outcome::{ClaimOutcome, CommandOutcome};
+use coupon_domain::{ClaimAnswer, CouponId, CouponState, Expiry, Offset, Outcome, Partition};
+use infrastructure_postgres::PostgresError;
+use infrastructure_postgres::audit::{IssuedCount, Row, Snapshot, StoredClaim, StoredCommand};
+use infrastructure_postgres::progress::Progress;
+use tokio::runtime::Handle;
+
+use super::findings::Findings;
+use crate::exit::{Failure, failed};
+
+/// Rows that are read at once.
+const PAGE: u32 = 10_000;
+
+/// The tables of one partition.
+pub(super) struct Tables<'a> {
+    snapshot: &'a mut Snapshot,
+    runtime: Handle,
+    partition: Partition,
+    /// How far they reflect the line; absent: they have never heard of it.
+    pub(super) progress: Option<Progress>,
+    coupons: Vec<CouponState>,
+    commands: BTreeMap<Offset, Result<StoredCommand, String>>,
+    page: VecDeque<Row<StoredClaim>>,
+    /// Where the next page begins; none behind the last one.
+    next_page: Option<Offset>,
+}
+
+impl<'a> Tables<'a> {
+    /// Begins with the rows of this offset.
+    pub(super) fn open(
+        snapshot: &'a mut Snapshot,
+        runtime: Handle,
+        partition: Partition,
+        from: Offset,
+    ) -> Result<Self, Failure> {
+        let progress = runtime.block_on(snapshot.progress(partition)).map_err(unreadable)?;
+        let coupons = runtime.block_on(snapshot.coupons(partition)).map_err(unreadable)?;
+        let commands = runtime.block_on(snapshot.commands(partition)).map_err(unreadable)?;
+        let commands = commands.into_iter().filter(|(src, _)| *src >= from).collect();
+        let (page, next_page) = (VecDeque::new(), Some(from));
+        Ok(Self { snapshot, runtime, partition, progress, coupons, commands, page, next_page })
+    }
+
+    /// The first claims offset that they do not reflect.
+    pub(super) fn next_src(&self) -> Offset {
+        self.progress.as_ref().map_or(Offset::ZERO, |progress| progress.watermark.next_src)
+    }
+
+    fn place(&self, table: &str, src: Offset) -> String {
+        format!("table {table}, partition {}, src_offset {src}", self.partition)
+    }
+
+    fn peek(&mut self) -> Result<Option<Offset>, Failure> {
+        if let (true, Some(from)) = (self.page.is_empty(), self.next_page) {
+            let rows = self
+                .runtime
+                .block_on(self.snapshot.claims(self.partition, from, PAGE))
+                .map_err(unreadable)?;
+            let is_last = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+            self.next_page = rows.last().filter(|_| !is_last).map(|(src, _)| src.next());
+            self.page = rows.into();
+        }
+        Ok(self.page.front().map(|(src, _)| *src))
+    }
+
+    /// Compares what an outcome had to write with what stands there. Outcomes come in the order of the line.
+    pub(super) fn compare(
+        &mut self,
+        outcome: &Outcome,
+        claim: Option<&ClaimOutcome>,
+        expiry: Option<Option<Expiry>>,
+        findings: &mut Findings,
+    ) -> Result<(), Failure> {
+        let src = outcome.src_offset;
+        self.compare_unexpected(Some(src), findings)?;
+        let wanted = claim.filter(|claim| infrastructure_postgres::batch::has_row(claim));
+        let answer = ClaimAnswer::of(outcome).filter(|_| wanted.is_some());
+        let stands_here = self.peek()? == Some(src);
+        let stored = if stands_here { self.page.pop_front().map(|(_, row)| row) } else { None };
+        let place = self.place("claims", src);
+        match (answer.zip(wanted), stored) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                findings.broken(Invariant::Agree, &place, "is there, but the log gives no new answer there");
+            }
+            (Some(_), None) => {
+                findings.broken(Invariant::Agree, &place, "is not there, though below the watermark");
+            }
+            (Some(_), Some(Err(torn))) => findings.broken(Invariant::Agree, &place, &torn),
+            (Some((answer, claim)), Some(Ok(row))) => {
+                findings.checked(Invariant::Agree, "rows of claims", 1);
+                compare_claim(&place, &answer, claim, &row, findings);
+                self.compare_issued(&answer, claim, &row, expiry, findings);
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_issued(
+        &self,
+        answer: &ClaimAnswer,
+        claim: &ClaimOutcome,
+        row: &StoredClaim,
+        expiry: Option<Option<Expiry>>,
+        findings: &mut Findings,
+    ) {
+        let place = format!("table issued_coupons, claim {}", answer.claim_id);
+        match (answer.issue_no, &row.issued) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                findings.broken(Invariant::FirstCome, &place, "is there, but the log did not grant it");
+            }
+            (Some(_), None) => {
+                findings.broken(Invariant::Agree, &place, "is not there, though the log granted it");
+            }
+            (Some(issue_no), Some(issued)) => {
+                findings.checked(Invariant::Agree, "issued coupons", 1);
+                let expires_at = expiry.map(|expiry| expiry.map(|expiry| expiry.of(answer.decided_at)));
+                let wrong = [
+                    ("user_id", issued.user_id != claim.user_id.as_str()),
+                    ("issue_no", issued.issue_no != issue_no),
+                    ("user_nth", Some(issued.user_nth) != answer.user_nth),
+                    ("issued_at", issued.issued_at != answer.decided_at),
+                    ("expires_at", expires_at.is_some_and(|expires_at| issued.expires_at != expires_at)),
+                ];
+                report(&place, &wrong, findings);
+            }
+        }
+    }
+
+    /// Compares what a command had to write.
+    pub(super) fn compare_command(
+        &mut self,
+        outcome: &Outcome,
+        command: &CommandOutcome,
+        findings: &mut Findings,
+    ) {
+        let (src, place) = (outcome.src_offset, self.place("commands", outcome.src_offset));
+        let wanted = command.state.as_ref().filter(|_| outcome.is_new());
+        match (wanted, self.commands.remove(&src)) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                findings.broken(Invariant::Agree, &place, "is there, but had not to be written")
+            }
+            (Some(_), None) => {
+                findings.broken(Invariant::Agree, &place, "is not there, though below the watermark");
+            }
+            (Some(_), Some(Err(torn))) => findings.broken(Invariant::Agree, &place, &torn),
+            (Some(state), Some(Ok(row))) => {
+                findings.checked(Invariant::Agree, "rows of commands", 1);
+                let event = row.event.as_ref();
+                let wrong = [
+                    ("command_mac", row.command_id != command.command_id),
+                    ("kind", row.kind != command.kind.as_str()),
+                    ("code", row.code != command.code.as_str()),
+                    ("refusal", row.refusal.as_deref() != command.refusal.map(|refusal| refusal.as_str())),
+                    ("version", row.version != state.version),
+                    ("appended_at", row.appended_at != outcome.appended_at),
+                    ("its audit event", event.is_none()),
+                    ("the event's actor", event.is_some_and(|event| event.0 != command.actor.as_str())),
+                    (
+                        "the event's reason",
+                        event.is_some_and(|event| event.1.as_deref() != command.reason.as_deref()),
+                    ),
+                    (
+                        "the event's state",
+                        event
+                            .is_some_and(|event| Some(&event.2) != serde_json::to_value(state).ok().as_ref()),
+                    ),
+                ];
+                report(&place, &wrong, findings);
+            }
+        }
+    }
+
+    /// Rows below an offset (or all that are left) that no outcome made.
+    pub(super) fn compare_unexpected(
+        &mut self,
+        below: Option<Offset>,
+        findings: &mut Findings,
+    ) -> Result<(), Failure> {
+        while let Some(src) = self.peek()?
+            && below.is_none_or(|below| src < below)
+        {
+            self.page.pop_front();
+            let place = self.place("claims", src);
+            findings.broken(Invariant::Agree, &place, "is there, but no outcome below the watermark made it");
+        }
+        if below.is_none() {
+            for src in self.commands.keys() {
+                let place = self.place("commands", *src);
+                findings.broken(
+                    Invariant::Agree,
+                    &place,
+                    "is there, but no outcome below the watermark made it",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the coupons with those of the fold at the tables' own watermark.
+    pub(super) fn compare_coupons<'b>(
+        &self,
+        folded: impl Iterator<Item = &'b CouponState>,
+        findings: &mut Findings,
+    ) {
+        let mut folded: BTreeMap<CouponId, &CouponState> =
+            folded.map(|state| (state.coupon_id, state)).collect();
+        for stored in &self.coupons {
+            let place = format!("table coupons, {}", stored.coupon_id);
+            findings.checked(Invariant::Agree, "rows of coupons", 1);
+            let Some(wanted) = folded.remove(&stored.coupon_id) else {
+                findings.broken(Invariant::Agree, &place, "is there, but the log did not publish it");
+                continue;
+            };
+            let wrong = [
+                ("definition", stored.definition != wanted.definition),
+                ("status", stored.status != wanted.status),
+                ("round", stored.round != wanted.round),
+                ("quantity", stored.quantity != wanted.quantity),
+                ("issued", stored.issued != wanted.issued),
+                ("version", stored.version != wanted.version),
+                ("last_command", stored.last_command != wanted.last_command),
+                ("last_grant_offset", stored.last_grant_offset != wanted.last_grant_offset),
+            ];
+            report(&place, &wrong, findings);
+        }
+        for coupon_id in folded.keys() {
+            let place = format!("table coupons, {coupon_id}");
+            findings.broken(
+                Invariant::Agree,
+                &place,
+                "is not there, though the log published it below the watermark",
+            );
+        }
+    }
+
+    /// What must hold of the tables whatever the log says.
+    pub(super) fn compare_with_themselves(&mut self, findings: &mut Findings) -> Result<(), Failure> {
+        let counts =
+            self.runtime.block_on(self.snapshot.issued_counts(self.partition)).map_err(unreadable)?;
+        for count in &counts {
+            compare_count(count, findings);
+        }
+        let strays = self.runtime.block_on(self.snapshot.strays(self.partition)).map_err(unreadable)?;
+        let found = [
+            (Invariant::FirstCome, "issued_coupons", strays.without_claim, "have no granted claim"),
+            (Invariant::Agree, "issued_coupons", strays.without_coupon, "belong to no coupon"),
+            (Invariant::Agree, "audit_events", strays.events, "belong to no command"),
+        ];
+        for (invariant, table, rows, what) in found {
+            if rows > 0 {
+                let place = format!("table {table}, partition {}", self.partition);
+                findings.broken(invariant, &place, &format!("{rows} rows {what}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compare_claim(
+    place: &str,
+    answer: &ClaimAnswer,
+    claim: &ClaimOutcome,
+    row: &StoredClaim,
+    findings: &mut Findings,
+) {
+    let stored = &row.answer;
+    let wrong = [
+        ("claim_id", stored.claim_id != answer.claim_id),
+        ("user_id", row.user_id != claim.user_id.as_str()),
+        ("code", stored.code != answer.code),
+        ("final", stored.is_final != answer.is_final),
+        ("appended_at", stored.decided_at != answer.decided_at),
+        ("rank", stored.rank != answer.rank),
+        ("issue_no", stored.issue_no != answer.issue_no),
+        ("user_nth", stored.user_nth != answer.user_nth),
+        ("the granted claim", stored.granted_claim_id != answer.granted_claim_id),
+    ];
+    report(place, &wrong, findings);
+}
+
+fn compare_count(count: &IssuedCount, findings: &mut Findings) {
+    let place = format!("table coupons, {}", count.coupon_id);
+    let (rows, quantity) = (count.rows, count.quantity);
+    findings.checked(Invariant::NoOversell, "coupons in PostgreSQL", 1);
+    findings.checked(Invariant::OneEach, "issued coupons in PostgreSQL", u64::try_from(rows).unwrap_or(0));
+    if rows.max(count.issued) > quantity {
+        let finding = format!("{} of {quantity} are issued", rows.max(count.issued));
+        findings.broken(Invariant::NoOversell, &place, &finding);
+    }
+    if count.most_of_one_user > count.per_user_limit {
+        let finding = format!("one user holds {} of {}", count.most_of_one_user, count.per_user_limit);
+        findings.broken(Invariant::OneEach, &place, &finding);
+    }
+    if rows != count.issued {
+        let finding = format!("issued is {}, and {rows} coupons are issued", count.issued);
+        findings.broken(Invariant::Agree, &place, &finding);
+    }
+    if rows != count.highest_issue_no {
+        let finding = format!("{rows} coupons are issued, the highest number is {}", count.highest_issue_no);
+        findings.broken(Invariant::FirstCome, &place, &finding);
+    }
+    if rows != count.codes {
+        let finding = format!("{rows} coupons are issued with {} codes", count.codes);
+        findings.broken(Invariant::Agree, &place, &finding);
+    }
+}
+
+/// One finding that names everything that differs.
+fn report(place: &str, wrong: &[(&str, bool)], findings: &mut Findings) {
+    let names: Vec<&str> = wrong.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+    if !names.is_empty() {
+        let finding = format!("differs from the log in {}", names.join(", "));
+        findings.broken(Invariant::Agree, place, &finding);
+    }
+}
+
+fn unreadable(error: PostgresError) -> Failure {
+    failed("reading PostgreSQL")(error)
+}

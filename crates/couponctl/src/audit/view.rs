@@ -1,0 +1,196 @@
+//! The view in Redis. It is read before the logs, so it can only be behind them; what it says is compared at the moment that it says it of.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use coupon_domain::invariant::Invariant;
+use coupon_domain::view_sync::ViewWatermark;
+use coupon_domain::{ClaimAnswer, ClaimId, CouponId, CouponState, Offset, Timestamp};
+use infrastructure_redis::{CouponHash, FoundAnswer, ViewMaintenance};
+
+use super::findings::Findings;
+use crate::exit::{Failure, failed};
+
+/// The view, as it was found.
+#[derive(Default)]
+pub(super) struct View {
+    hashes: BTreeMap<CouponId, Hash>,
+    answers: HashMap<(CouponId, [u8; 16]), Seen>,
+    hasher: RandomState,
+}
+
+struct Hash {
+    said: CouponHash,
+    /// Up to where the view was true when its answers were read, and still after that.
+    vouches_to: Option<Offset>,
+    /// Final answers below that offset which were not there.
+    missing: u64,
+    example: Option<ClaimId>,
+}
+
+struct Seen {
+    claim_id: ClaimId,
+    decided_offset: Offset,
+    /// What it says, hashed by this process alone: millions of answers are kept.
+    said: u64,
+}
+
+impl View {
+    /// Reads the view: the hashes, then the answers, then the hashes again, so that a view that was lost meanwhile is not blamed for gaps.
+    pub(super) async fn read(
+        maintenance: &ViewMaintenance,
+        findings: &mut Findings,
+    ) -> Result<Self, Failure> {
+        let before = maintenance.coupons().await.map_err(failed("reading Redis"))?;
+        let mut view = Self::default();
+        let mut unreadable = Vec::new();
+        let each = |found| match found {
+            FoundAnswer::Read(key, answer) if key == answer.claim_id => {
+                let said = hashed(&view.hasher, &answer);
+                let seen = Seen { claim_id: key, decided_offset: answer.decided_offset, said };
+                view.answers.insert((key.coupon_id, key.mac), seen);
+            }
+            FoundAnswer::Read(key, answer) => {
+                unreadable.push(format!("the answer under claim {key} is that of {}", answer.claim_id));
+            }
+            FoundAnswer::Unreadable(key) => unreadable.push(format!("{key} holds no answer")),
+        };
+        maintenance.answers(each).await.map_err(failed("reading Redis"))?;
+        for finding in unreadable {
+            findings.broken(Invariant::Agree, "Redis", &finding);
+        }
+        let after: BTreeMap<_, _> =
+            maintenance.coupons().await.map_err(failed("reading Redis"))?.into_iter().collect();
+        for (coupon_id, said) in before {
+            let vouches_to = match (said.watermark, after.get(&coupon_id).and_then(|hash| hash.watermark)) {
+                (Some(ViewWatermark::Reflects(first)), Some(ViewWatermark::Reflects(second)))
+                    if second >= first =>
+                {
+                    Some(first)
+                }
+                _ => None,
+            };
+            view.hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, example: None });
+        }
+        Ok(view)
+    }
+
+    /// The offsets at which hashes are to be compared.
+    pub(super) fn watermarks(&self) -> impl Iterator<Item = (Offset, CouponId)> {
+        self.hashes.iter().filter_map(|(coupon_id, hash)| match hash.said.watermark {
+            Some(ViewWatermark::Reflects(next_src)) => Some((next_src, *coupon_id)),
+            _ => None,
+        })
+    }
+
+    /// Compares a hash with the coupon as it was at the hash's watermark.
+    pub(super) fn compare_hash(
+        &self,
+        coupon_id: CouponId,
+        state: Option<&CouponState>,
+        findings: &mut Findings,
+    ) {
+        let Some(hash) = self.hashes.get(&coupon_id) else { return };
+        let place = format!("Redis, the view of {coupon_id}");
+        findings.checked(Invariant::Agree, "views", 1);
+        let Some(state) = state else {
+            findings.broken(Invariant::Agree, &place, "there was no such coupon at its watermark");
+            return;
+        };
+        let compared = [
+            ("remaining", &hash.said.remaining, state.remaining().to_string()),
+            ("status", &hash.said.status, state.status.as_str().to_owned()),
+            ("round", &hash.said.round, state.round.to_string()),
+        ];
+        for (name, said, wanted) in compared {
+            if let Some(said) = said
+                && *said != wanted
+            {
+                findings.broken(Invariant::Agree, &place, &format!("{name} is {said}, not {wanted}"));
+            }
+        }
+    }
+
+    /// Compares what the view says of a claim with the answer that the log gave.
+    pub(super) fn compare_answer(&mut self, answer: &ClaimAnswer, findings: &mut Findings) {
+        let claim = (answer.claim_id.coupon_id, answer.claim_id.mac);
+        match self.answers.get(&claim) {
+            Some(seen) if seen.decided_offset == answer.decided_offset => {
+                findings.checked(Invariant::Agree, "answers in Redis", 1);
+                if seen.said != hashed(&self.hasher, answer) {
+                    let place = format!("Redis, claim {}", answer.claim_id);
+                    let finding = format!("says otherwise than the log at offset {}", answer.decided_offset);
+                    findings.broken(Invariant::Agree, &place, &finding);
+                }
+                self.answers.remove(&claim);
+            }
+            _ if answer.is_final => {
+                let hash = self.hashes.get_mut(&answer.claim_id.coupon_id);
+                if let Some(hash) = hash.filter(|hash| hash.vouches_to > Some(answer.decided_offset)) {
+                    hash.missing += 1;
+                    hash.example.get_or_insert(answer.claim_id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What is left once the whole line was compared: answers that no record of the line from `proven_from` on gave.
+    pub(super) fn compare_rest(&self, partition: i32, proven_from: Offset, findings: &mut Findings) {
+        for seen in self.answers.values() {
+            let coupon_id = seen.claim_id.coupon_id;
+            if coupon_id.partition().number() == partition && seen.decided_offset >= proven_from {
+                let finding =
+                    format!("says that it was answered at {}, the log does not", seen.decided_offset);
+                findings.broken(Invariant::Agree, &format!("Redis, claim {}", seen.claim_id), &finding);
+            }
+        }
+    }
+
+    /// Whether a coupon's view is whole, and where the system is at rest: whether it is there and current.
+    pub(super) fn compare_whole(
+        &self,
+        state: &CouponState,
+        decided: Offset,
+        now: Timestamp,
+        findings: &mut Findings,
+    ) {
+        let place = format!("Redis, the view of {}", state.coupon_id);
+        match self.hashes.get(&state.coupon_id) {
+            // It goes by itself some time after the end.
+            None if now < state.definition.window().closes_at() => {
+                findings.late(Invariant::Agree, &place, "there is none");
+            }
+            None => {}
+            Some(Hash { vouches_to: None, .. }) => {
+                findings.late(Invariant::Agree, &place, "it is being pushed anew");
+            }
+            Some(Hash { vouches_to: Some(vouches_to), missing, example, .. }) => {
+                if let Some(example) = example {
+                    let finding = format!(
+                        "{missing} final answers below its watermark are missing, such as that to {example}"
+                    );
+                    findings.broken(Invariant::Agree, &place, &finding);
+                }
+                if *vouches_to > decided {
+                    let finding = format!("reflects {vouches_to}, the outcomes log {decided}");
+                    findings.broken(Invariant::Agree, &place, &finding);
+                } else if *vouches_to < decided && now < state.definition.window().closes_at() {
+                    let finding = format!("reflects {vouches_to}, the outcomes log {decided}");
+                    findings.late(Invariant::Agree, &place, &finding);
+                }
+            }
+        }
+    }
+
+    /// The lowest watermark of the partition's views.
+    pub(super) fn lowest_watermark(&self, partition: i32) -> Option<Offset> {
+        let of_partition =
+            self.watermarks().filter(|(_, coupon_id)| coupon_id.partition().number() == partition);
+        of_partition.map(|(next_src, _)| next_src).min()
+    }
+}
+
+fn hashed(hasher: &RandomState, answer: &ClaimAnswer) -> u64 {
+    hasher.hash_one(serde_json::to_vec(answer).unwrap_or_default())
+}
