@@ -5,6 +5,7 @@ DROP FUNCTION spell_coupon_id;
 DROP FUNCTION demand;
 DROP TABLE audit_events;
 DROP TABLE commands;
+DROP TABLE parked_claims;
 DROP TABLE issued_coupons;
 DROP TABLE claims;
 DROP TABLE coupons;

@@ -127,6 +127,17 @@ CREATE TABLE issued_coupons (
     CONSTRAINT issued_coupons_issue_no UNIQUE (coupon_id, issue_no)
 );
 
+-- Claims whose record could not be read, as far as its bytes still named them: what their users are told until the claim is answered. The bytes lie
+-- in the dead-letter queue.
+CREATE TABLE parked_claims (
+    src_partition integer NOT NULL,
+    src_offset bigint NOT NULL CHECK (src_offset >= 0),
+    coupon_id uuid NOT NULL,
+    claim_mac uuid NOT NULL,
+    PRIMARY KEY (src_partition, src_offset)
+);
+CREATE INDEX parked_claims_claim ON parked_claims (claim_mac, coupon_id);
+
 CREATE TABLE commands (
     command_mac uuid NOT NULL,
     coupon_id uuid NOT NULL,

@@ -39,7 +39,7 @@ class Dump:
             self.claims, self.outcomes = self.read_log("claims"), self.read_log("outcomes")
             if min(len(self.claims), len(self.outcomes)) < meta["partitions"]:
                 raise Unusable("bounds.json does not name every partition")
-            tables = ("claims", "issued_coupons", "coupons", "commands", "partition_progress", "audit_events")
+            tables = ("claims", "issued_coupons", "parked_claims", "coupons", "commands", "partition_progress", "audit_events")
             self.tables = {name: read_table(path / f"{name}.csv") for name in tables}
             redis = path / "redis.jsonl"
             self.redis = [json.loads(item) for item in redis.read_bytes().splitlines()] if redis.exists() else None

@@ -165,7 +165,12 @@ impl Preparer {
                 *batch = Batch::starting_at(after);
                 return ControlFlow::Continue(Ok(()));
             }
-            Subject::Claim(_) | Subject::Command(_) | Subject::Invalid(_) => {}
+            Subject::Invalid(invalid) => {
+                if let Some(claim_id) = invalid.claim_id {
+                    batch.rows.push_parked(src_offset, &claim_id);
+                }
+            }
+            Subject::Claim(_) | Subject::Command(_) => {}
         }
         self.last_record = Some(identity);
         ControlFlow::Continue(Ok(()))

@@ -2,6 +2,8 @@
 //!
 //! A row that does not fit its types is what an audit is for, so it is handed out as a finding ([`Row`]), not as an error.
 
+use std::collections::BTreeMap;
+
 use coupon_domain::{
     ClaimAnswer, ClaimCode, ClaimId, CommandId, CouponId, CouponState, Offset, Partition, Round, Timestamp,
 };
@@ -185,6 +187,37 @@ impl Snapshot {
             .map(|row| {
                 let place = offset("src_offset", row.src_offset)?;
                 Ok((place, row.read(partition).map_err(|error| error.to_string())))
+            })
+            .collect()
+    }
+
+    /// The claims whose record could not be read, by its place in the line: the coupon's unique part, and the claim's mac.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn parked(
+        &mut self,
+        partition: Partition,
+    ) -> Result<BTreeMap<Offset, (Uuid, [u8; 16])>, PostgresError> {
+        #[derive(diesel::QueryableByName)]
+        struct Parked {
+            #[diesel(sql_type = BigInt)]
+            src_offset: i64,
+            #[diesel(sql_type = UuidType)]
+            coupon_id: Uuid,
+            #[diesel(sql_type = UuidType)]
+            claim_mac: Uuid,
+        }
+
+        let sql = "SELECT src_offset, coupon_id, claim_mac FROM parked_claims WHERE src_partition = $1";
+        let rows: Vec<Parked> = diesel::sql_query(sql)
+            .bind::<Integer, _>(partition.number())
+            .load(&mut self.connection.inner)
+            .await?;
+        rows.into_iter()
+            .map(|row| {
+                let place = offset("src_offset", row.src_offset)?;
+                Ok((place, (row.coupon_id, row.claim_mac.into_bytes())))
             })
             .collect()
     }

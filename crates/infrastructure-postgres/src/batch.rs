@@ -3,8 +3,8 @@
 use coupon_domain::outcome::{ClaimOutcome, CommandOutcome};
 use coupon_domain::resume::RecordIdentity;
 use coupon_domain::{
-    ClaimCode, CommandCode, CommandKind, CouponId, CouponState, Expiry, Offset, OutcomeWatermark, Partition,
-    Timestamp, UserId,
+    ClaimCode, ClaimId, CommandCode, CommandKind, CouponId, CouponState, Expiry, Offset, OutcomeWatermark,
+    Partition, Timestamp, UserId,
 };
 use diesel::prelude::*;
 use diesel::sql_types::{
@@ -60,6 +60,14 @@ pub struct OutcomeRows {
     claims: ClaimColumns,
     issued: IssuedColumns,
     counters: Vec<(CouponId, i32, i64)>,
+    parked: ParkedColumns,
+}
+
+#[derive(Default)]
+struct ParkedColumns {
+    src_offset: Vec<i64>,
+    coupon_id: Vec<Uuid>,
+    claim_mac: Vec<Uuid>,
 }
 
 #[derive(Default)]
@@ -107,6 +115,19 @@ impl OutcomeRows {
     #[must_use]
     pub fn issued(&self) -> usize {
         self.issued.claim_mac.len()
+    }
+
+    /// How many parked claims are in the batch.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.parked.src_offset.len()
+    }
+
+    /// Adds a claim whose record could not be read.
+    pub fn push_parked(&mut self, src_offset: Offset, claim_id: &ClaimId) {
+        self.parked.src_offset.push(src_offset.number());
+        self.parked.coupon_id.push(claim_id.coupon_id.unique());
+        self.parked.claim_mac.push(Uuid::from_bytes(claim_id.mac));
     }
 
     /// Adds a new answer to a claim.
@@ -206,6 +227,9 @@ struct WriteOutcomes<'a> {
     counted_coupon_id: Vec<Uuid>,
     counted_granted: Vec<i32>,
     counted_last_grant: Vec<i64>,
+    parked_src_offset: &'a [i64],
+    parked_coupon_id: &'a [Uuid],
+    parked_claim_mac: &'a [Uuid],
     counted: i64,
 }
 
@@ -248,8 +272,11 @@ statement!(WriteOutcomes, "sql/write_outcomes.sql", (
     counted_coupon_id: Array<UuidType>,
     counted_granted: Array<Integer>,
     counted_last_grant: Array<BigInt>,
+    parked_src_offset: Array<BigInt>,
+    parked_coupon_id: Array<UuidType>,
+    parked_claim_mac: Array<UuidType>,
     counted: BigInt,
-) -> (BigInt, Bool, BigInt, BigInt));
+) -> (BigInt, Bool, BigInt, BigInt, BigInt));
 
 /// Writes a batch of claims' outcomes (or, without rows, moves the watermark alone).
 ///
@@ -300,17 +327,21 @@ pub async fn write_outcomes(
         counted_coupon_id: rows.counters.iter().map(|(coupon_id, _, _)| coupon_id.unique()).collect(),
         counted_granted: rows.counters.iter().map(|(_, granted, _)| *granted).collect(),
         counted_last_grant: rows.counters.iter().map(|(_, _, offset)| *offset).collect(),
+        parked_src_offset: &rows.parked.src_offset,
+        parked_coupon_id: &rows.parked.coupon_id,
+        parked_claim_mac: &rows.parked.claim_mac,
         counted: i64::try_from(rows.counters.len()).unwrap_or(i64::MAX),
     };
-    let row: Option<(i64, bool, i64, i64)> = statement.get_result(&mut connection.inner).await.optional()?;
-    let Some((beat, _, claims_written, issued_written)) = row else {
+    let row: Option<(i64, bool, i64, i64, i64)> =
+        statement.get_result(&mut connection.inner).await.optional()?;
+    let Some((beat, _, claims, issued, parked)) = row else {
         return Ok(Written::Conflict);
     };
-    let expected = (rows.claims(), rows.issued());
-    if (usize::try_from(claims_written), usize::try_from(issued_written)) != (Ok(expected.0), Ok(expected.1))
-    {
+    let written = [claims, issued, parked].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    let expected = [rows.claims(), rows.issued(), rows.parked()];
+    if written != expected {
         return Err(PostgresError::Torn(format!(
-            "{claims_written} claims and {issued_written} coupons were written of {expected:?}"
+            "claims, issued coupons and parked claims: {written:?} rows were written of {expected:?}"
         )));
     }
     Ok(Written::Committed { beat })

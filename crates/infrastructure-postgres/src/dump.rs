@@ -8,10 +8,11 @@ use crate::config::PostgresSection;
 use crate::connection::PostgresError;
 
 /// What is copied: a file name and the query behind it.
-pub const TABLES: [(&str, &str); 6] = [
+pub const TABLES: [(&str, &str); 7] = [
     ("claims", "SELECT * FROM claims_spelled ORDER BY src_partition, src_offset"),
     ("issued_coupons", "SELECT * FROM issued_coupons_spelled ORDER BY coupon_id, issue_no"),
     ("coupons", "SELECT * FROM coupons ORDER BY coupon_id"),
+    ("parked_claims", "SELECT * FROM parked_claims ORDER BY src_partition, src_offset"),
     ("commands", "SELECT * FROM commands ORDER BY src_partition, src_offset"),
     ("partition_progress", "SELECT * FROM partition_progress ORDER BY partition"),
     ("audit_events", "SELECT * FROM audit_events ORDER BY src_partition, src_offset"),

@@ -23,6 +23,8 @@ pub struct LookedUp {
     pub answer: Option<ClaimAnswer>,
     /// The issued coupon of a granted claim.
     pub issued: Option<IssuedCoupon>,
+    /// The last place in the line where the claim's record could not be read.
+    pub parked: Option<Offset>,
     /// The coupon is retired.
     pub retired: bool,
 }
@@ -66,6 +68,8 @@ struct Row {
     coupon_code: Option<String>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     expires_at: Option<OffsetDateTime>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    parked_offset: Option<i64>,
 }
 
 struct LookUpClaim<'a> {
@@ -94,6 +98,7 @@ pub async fn claim(connection: &mut PooledConnection, claim_id: &ClaimId) -> Res
         next_outcome_offset: offset("next_outcome_offset", row.next_outcome_offset)?,
         answer,
         issued: row.coupon_code.map(|code| IssuedCoupon { code, expires_at }),
+        parked: row.parked_offset.map(|parked| offset("src_offset", parked)).transpose()?,
         retired: row.retired,
     })
 }

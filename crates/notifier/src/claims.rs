@@ -29,6 +29,9 @@ pub(crate) async fn get(
 
 async fn answer_now(desk: &Desk, claim_id: ClaimId) -> Result<ClaimView, Problem> {
     let found = desk.follower.look(&claim_id, true).await;
+    if let Some(offset) = found.parked {
+        return Ok(ClaimView::parked(claim_id, offset));
+    }
     match found.answer {
         Some(answer) => Ok(with_coupon(ClaimView::answered(&answer), found.issued)),
         None if found.retired => Ok(ClaimView::closed(claim_id)),

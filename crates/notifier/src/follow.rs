@@ -98,6 +98,9 @@ impl Follower {
                 _ = next_look.tick(), if looking => {
                     following.untold_before = following.tail.untold_before(following.untold_before);
                     let found = self.stores.look_up(&following.claim_id, false).await;
+                    if let Some(offset) = found.parked.filter(|offset| following.ticket.is_none_or(|ticket| *offset >= ticket)) {
+                        return Followed::Parked(offset);
+                    }
                     if let Some(answer) = found.answer.filter(|answer| following.is_answered_by(answer)) {
                         return Followed::Answer(answer);
                     }

@@ -15,6 +15,8 @@ use crate::metrics::ServiceMetrics;
 pub(crate) struct Found {
     /// The newest answer.
     pub(crate) answer: Option<ClaimAnswer>,
+    /// The claim's newest record could not be read, and stands here in the line.
+    pub(crate) parked: Option<Offset>,
     /// The issued coupon of a granted claim, where PostgreSQL was asked and has it.
     pub(crate) issued: Option<IssuedCoupon>,
     /// Every outcome before this offset is in `answer`; none where PostgreSQL gave no answer.
@@ -44,6 +46,7 @@ impl Stores {
         }
         match self.ask_postgres(claim_id).await {
             Ok(stored) => Found {
+                parked: still_parked(newest(seen, stored.answer), stored.parked),
                 answer: newest(seen, stored.answer),
                 issued: stored.issued,
                 complete_up_to: Some(stored.next_outcome_offset),
@@ -69,6 +72,12 @@ impl Stores {
 /// A final answer counts before a deferral, a later deferral before an earlier one.
 fn newest(left: Option<ClaimAnswer>, right: Option<ClaimAnswer>) -> Option<ClaimAnswer> {
     [left, right].into_iter().flatten().max_by_key(|answer| (answer.is_final, answer.decided_offset))
+}
+
+/// Where the claim is parked, unless it was answered behind that place: a final answer counts before everything.
+fn still_parked(answer: Option<ClaimAnswer>, parked: Option<Offset>) -> Option<Offset> {
+    let answered = |at: &Offset| answer.is_some_and(|answer| answer.is_final || answer.decided_offset > *at);
+    parked.filter(|at| !answered(at))
 }
 
 #[cfg(test)]
@@ -99,5 +108,16 @@ mod tests {
         assert_eq!(newest(Some(paused), Some(granted)), Some(granted));
         assert_eq!(newest(Some(granted), None), Some(granted));
         assert_eq!(newest(None, None), None);
+    }
+
+    #[test]
+    fn a_claim_is_parked_until_it_is_answered_behind_that_place() {
+        let at = |number| Some(Offset::new(number).unwrap());
+        let (deferred, granted) = (answer(ClaimCode::Paused, false, 5), answer(ClaimCode::Granted, true, 5));
+        assert_eq!(still_parked(None, at(4)), at(4));
+        assert_eq!(still_parked(Some(deferred), at(6)), at(6));
+        assert_eq!(still_parked(Some(deferred), at(4)), None);
+        assert_eq!(still_parked(Some(granted), at(6)), None);
+        assert_eq!(still_parked(Some(granted), None), None);
     }
 }

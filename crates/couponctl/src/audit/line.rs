@@ -301,7 +301,10 @@ impl<'a> Line<'a> {
                     self.tables.compare(truth, None, None, findings)?;
                     self.tables.compare_command(truth, command, findings);
                 }
-                Subject::Invalid(_) => self.tables.compare(truth, None, None, findings)?,
+                Subject::Invalid(invalid) => {
+                    self.tables.compare(truth, None, None, findings)?;
+                    self.tables.compare_parked(truth.src_offset, invalid.claim_id.as_ref(), findings);
+                }
             }
         }
         if let Some(view) = audited.view.as_deref_mut()

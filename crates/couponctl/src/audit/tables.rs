@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use coupon_domain::invariant::Invariant;
 use coupon_domain::outcome::{ClaimOutcome, CommandOutcome};
-use coupon_domain::{ClaimAnswer, CouponId, CouponState, Expiry, Offset, Outcome, Partition};
+use coupon_domain::{ClaimAnswer, ClaimId, CouponId, CouponState, Expiry, Offset, Outcome, Partition};
 use infrastructure_postgres::PostgresError;
 use infrastructure_postgres::audit::{IssuedCount, Row, Snapshot, StoredClaim, StoredCommand};
 use infrastructure_postgres::progress::Progress;
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use super::findings::Findings;
 use crate::exit::{Failure, failed};
@@ -25,6 +26,7 @@ pub(super) struct Tables<'a> {
     pub(super) progress: Option<Progress>,
     coupons: Vec<CouponState>,
     commands: BTreeMap<Offset, Result<StoredCommand, String>>,
+    parked: BTreeMap<Offset, (Uuid, [u8; 16])>,
     page: VecDeque<Row<StoredClaim>>,
     /// Where the next page begins; none behind the last one.
     next_page: Option<Offset>,
@@ -42,8 +44,10 @@ impl<'a> Tables<'a> {
         let coupons = runtime.block_on(snapshot.coupons(partition)).map_err(unreadable)?;
         let commands = runtime.block_on(snapshot.commands(partition)).map_err(unreadable)?;
         let commands = commands.into_iter().filter(|(src, _)| *src >= from).collect();
+        let mut parked = runtime.block_on(snapshot.parked(partition)).map_err(unreadable)?;
+        parked.retain(|src, _| *src >= from);
         let (page, next_page) = (VecDeque::new(), Some(from));
-        Ok(Self { snapshot, runtime, partition, progress, coupons, commands, page, next_page })
+        Ok(Self { snapshot, runtime, partition, progress, coupons, commands, parked, page, next_page })
     }
 
     /// The first claims offset that they do not reflect.
@@ -178,6 +182,22 @@ impl<'a> Tables<'a> {
         }
     }
 
+    /// Compares what a record that cannot be read had to write.
+    pub(super) fn compare_parked(
+        &mut self,
+        src: Offset,
+        claim_id: Option<&ClaimId>,
+        findings: &mut Findings,
+    ) {
+        let wanted = claim_id.map(|claim_id| (claim_id.coupon_id.unique(), claim_id.mac));
+        let stored = self.parked.remove(&src);
+        findings.checked(Invariant::Agree, "rows of parked_claims", u64::from(stored.is_some()));
+        if stored != wanted {
+            let place = self.place("parked_claims", src);
+            findings.broken(Invariant::Agree, &place, "is not the claim that the record names");
+        }
+    }
+
     /// Rows below an offset (or all that are left) that no outcome made.
     pub(super) fn compare_unexpected(
         &mut self,
@@ -192,8 +212,9 @@ impl<'a> Tables<'a> {
             findings.broken(Invariant::Agree, &place, "is there, but no outcome below the watermark made it");
         }
         if below.is_none() {
-            for src in self.commands.keys() {
-                let place = self.place("commands", *src);
+            let commands = self.commands.keys().map(|src| ("commands", src));
+            for (table, src) in commands.chain(self.parked.keys().map(|src| ("parked_claims", src))) {
+                let place = self.place(table, *src);
                 findings.broken(
                     Invariant::Agree,
                     &place,

@@ -30,7 +30,12 @@ WITH moved AS (
     FROM moved, unnest($36, $37, $38) AS r (coupon_id, granted, last_grant_offset)
     WHERE coupons.coupon_id = r.coupon_id AND coupons.status <> 'retired'
     RETURNING 1
+), parked AS (
+    INSERT INTO parked_claims (src_offset, coupon_id, claim_mac, src_partition)
+    SELECT p.src_offset, p.coupon_id, p.claim_mac, moved.partition
+    FROM moved, unnest($39, $40, $41) AS p (src_offset, coupon_id, claim_mac)
+    RETURNING 1
 )
-SELECT moved.beat, demand((SELECT count(*) FROM raised) = $39, 'coupons_counted'), (SELECT count(*) FROM new_claims),
-    (SELECT count(*) FROM new_coupons)
+SELECT moved.beat, demand((SELECT count(*) FROM raised) = $42, 'coupons_counted'), (SELECT count(*) FROM new_claims),
+    (SELECT count(*) FROM new_coupons), (SELECT count(*) FROM parked)
 FROM moved

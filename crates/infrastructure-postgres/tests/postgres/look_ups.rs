@@ -36,6 +36,7 @@ async fn the_newest_deferral_is_the_answer_until_there_is_a_final_one() {
         next_outcome_offset: offset(next),
         answer,
         issued,
+        parked: None,
         retired: false,
     };
     assert_eq!(look_up(&database, claim_id).await, expect(1, None, None));
@@ -83,13 +84,35 @@ async fn a_coupon_that_is_retired_says_so_and_keeps_its_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_record_could_not_be_read_is_parked_there() {
+    let database = Database::migrated().await;
+    let mut shop = Shop::open(&database, 2, 9, 1).await;
+    let claim_id = shop.claim_id("ann", 0);
+    for place in 1..=2 {
+        shop.park(claim_id).await.unwrap();
+        let found = look_up(&database, claim_id).await;
+        assert_eq!((found.parked, found.answer), (Some(offset(place)), None));
+    }
+    shop.write(&[shop.granted("ann", 0, 1, 1)]).await.unwrap();
+    let found = look_up(&database, claim_id).await;
+    assert_eq!((found.parked, found.answer.is_some()), (Some(offset(2)), true));
+    assert_eq!(look_up(&database, shop.claim_id("bob", 0)).await.parked, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claim_of_a_partition_nobody_has_heard_of_has_no_answer_up_to_the_beginning() {
     let database = Database::migrated().await;
     let coupon_id = CouponId::new(Partition::new(8_000).unwrap(), Uuid::from_u128(1));
     let shop = Shop::open(&database, 1, 1, 1).await;
     let claim_id = ClaimId { coupon_id, ..shop.claim_id("ann", 0) };
-    let expected = LookedUp { next_outcome_offset: Offset::ZERO, answer: None, issued: None, retired: false };
-    assert_eq!(look_up(&database, claim_id).await, expected);
+    let nothing = LookedUp {
+        next_outcome_offset: Offset::ZERO,
+        answer: None,
+        issued: None,
+        parked: None,
+        retired: false,
+    };
+    assert_eq!(look_up(&database, claim_id).await, nothing);
 }
 
 /// One statement sees one moment: whatever is written meanwhile, an answer that lies below the watermark told is never missing.

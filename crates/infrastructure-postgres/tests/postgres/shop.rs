@@ -146,6 +146,18 @@ impl Shop {
         Ok(written)
     }
 
+    /// Writes a record that could not be read, but named this claim.
+    pub(crate) async fn park(&mut self, claim_id: ClaimId) -> Result<Written, PostgresError> {
+        let step = self.step(1);
+        let mut rows = OutcomeRows::default();
+        rows.push_parked(self.watermark.next_src, &claim_id);
+        let written = write_outcomes(&mut self.connection, &step, &rows).await?;
+        if let Written::Committed { .. } = written {
+            self.watermark = step.to;
+        }
+        Ok(written)
+    }
+
     /// A command that was applied, with a number of its own; [`Shop::state`] is the state behind it.
     pub(crate) fn command(&self, kind: CommandKind, number: u8) -> CommandOutcome {
         CommandOutcome {
