@@ -122,7 +122,8 @@ class Audit:
         self.lines = {partition: Line(partition, start, log) for partition, (start, log) in sorted(dump.claims.items())}
         self.letters: dict[tuple[bytes | None, bytes | None], Record] = {}
         for record in dump.topics["dlq"]:
-            if record.headers.get("origin_topic") == dump.claims_topic.encode():
+            resolves = "resolution" in record.headers  # says what was done about a letter
+            if record.headers.get("origin_topic") == dump.claims_topic.encode() and not resolves:
                 self.letters[record.headers.get("origin_partition"), record.headers.get("origin_offset")] = record
         for line in self.lines.values():
             self.recompute(line)
@@ -297,6 +298,8 @@ class Audit:
         self.compare_rows(line, "claims", "src_offset", answers)
         self.compare_rows(line, "commands", "src_offset", {src: command_row(o) for src, o in commands.items()})
         self.compare_rows(line, "audit_events", "src_offset", {src: audit_row(o) for src, o in commands.items()})
+        parked = {src: parked_row(o) for src, o in truths.items() if o["code"] == "invalid" and o.get("claim_id")}
+        self.compare_rows(line, "parked_claims", "src_offset", parked)
         granted = [truths[src] for src, row in answers.items() if row["code"] == "granted"]
         granted += [  # what the claims table alone still knows
             row | {"appended_at": milliseconds(row["appended_at"])}
@@ -485,6 +488,11 @@ def ledger_state(code: str) -> str:
 def claim_row(outcome: Json) -> Json:
     names = ("claim_id", "coupon_id", "user_id", "round", "appended_at", *ANSWER_FIELDS)
     return {name: outcome.get(name) for name in names if name != "decided_offset"}
+
+
+def parked_row(outcome: Json) -> Json:
+    coupon_id = outcome["claim_id"].partition(".")[0]
+    return {"coupon_id": as_uuid(coupon_id), "claim_mac": as_uuid(outcome["claim_id"])}
 
 
 def command_row(outcome: Json) -> Json:

@@ -89,6 +89,8 @@ class Dump:
                 self.view(outcome)
                 if outcome["code"] == "granted":
                     self.tables["issued_coupons"].append({"code": "X"} | oracle.issued_row(line, outcome))
+            elif outcome["code"] == "invalid" and outcome.get("claim_id"):
+                self.tables["parked_claims"].append(place | oracle.parked_row(outcome))
             elif oracle.is_new(outcome) and outcome.get("state"):
                 self.tables["commands"].append(place | oracle.command_row(outcome))
                 self.tables["audit_events"].append(place | oracle.audit_row(outcome))
@@ -161,6 +163,7 @@ COLUMNS = {
     "coupons": "coupon_id partition name initial_quantity per_user_limit opens_at closes_at expires_at "
     "expires_after_days rules key_id status round quantity issued version last_command_mac last_command_code "
     "last_grant_offset published_offset published_at",
+    "parked_claims": "src_partition src_offset coupon_id claim_mac",
     "commands": "command_mac coupon_id src_partition src_offset kind code refusal version appended_at",
     "partition_progress": "partition next_src next_outcome_offset chain beat last_record_id last_appended_at",
     "audit_events": "src_partition src_offset coupon_id command_mac kind code actor reason state appended_at",
@@ -559,6 +562,12 @@ class APlantedFault(OracleTest):
         dump = small_dump()
         dump.dead[0]["headers"]["origin_offset"] = 5
         self.assert_finds(dump, "ONE-OUTCOME", "AGREE")
+
+    def test_what_was_done_about_a_letter_is_no_letter(self) -> None:
+        dump = small_dump()
+        headers = dump.dead[0]["headers"] | {"resolution": "discarded"}
+        dump.dead.append({"headers": headers, "value": b""})
+        self.assert_finds(dump)
 
     def test_an_invalid_claim_that_is_nowhere(self) -> None:
         named = json.dumps(claim("eve") | {"round": 99}).encode()

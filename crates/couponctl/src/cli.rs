@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::{audit, claim, coupon, dump, migrate, smoke, topics};
+use crate::{audit, claim, coupon, dlq, dump, migrate, smoke, topics};
 
 /// The operator's command line of Firstcome.
 #[derive(Parser)]
@@ -41,6 +41,9 @@ enum Command {
     Smoke(smoke::Smoke),
     /// Fold the log again and compare everything with it: one line for each promise.
     Audit(audit::Audit),
+    /// Look into the dead-letter queue; redrive or discard what lies there.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
     /// Write topics and tables down, for the oracle.
     Dump(dump::Dump),
 }
@@ -55,6 +58,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Claim(claim) => claim::run(&claim, &settings, output).await,
         Command::Smoke(smoke) => smoke::run(&smoke, &settings, output).await,
         Command::Audit(audit) => audit::run(&audit, &settings, output).await,
+        Command::Dlq(dlq) => dlq::run(&dlq, &settings, output).await,
         Command::Dump(dump) => dump::run(&dump, &settings, output).await,
     }
 }

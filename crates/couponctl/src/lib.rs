@@ -12,6 +12,7 @@ mod claim;
 mod cli;
 mod coupon;
 mod dead_letters;
+mod dlq;
 mod dump;
 mod exit;
 mod log_cursor;

@@ -4,18 +4,21 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coupon_domain::Timestamp;
+use coupon_domain::{KeyRing, Timestamp};
 use infrastructure_http::TokenMint;
 use infrastructure_kafka::{Connection, KafkaMetrics, KafkaSection, TopicLayout};
 use infrastructure_postgres::PostgresSection;
 use infrastructure_redis::RedisSection;
 use serde::{Deserialize, Serialize};
 use service_runtime::{
-    Clock, LogSection, Metrics, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig, catalogue,
-    config, metrics,
+    Clock, KeysSection, LogSection, Metrics, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig,
+    catalogue, config, metrics,
 };
 
 use crate::exit::Failure;
+
+/// The id of a key that was given as a secret alone.
+const GIVEN_KEY: &str = "given";
 
 /// Flags of every command.
 #[derive(Args, Clone)]
@@ -60,6 +63,9 @@ pub(crate) struct Settings {
     /// The HS256 secret of a dev installation, to make tokens with.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true, global = true)]
     jwt_secret: Option<String>,
+    /// The secret behind claim ids and codes, where the configuration has no keys section. For dev.
+    #[arg(long, env = "KEY_SECRET", hide_env_values = true, global = true)]
+    key_secret: Option<String>,
     /// The issuer of tokens.
     #[arg(long, env = "JWT_ISSUER", default_value = "firstcome", global = true)]
     jwt_issuer: String,
@@ -79,6 +85,7 @@ struct ToolConfig {
     kafka: KafkaSection,
     postgres: PostgresSection,
     redis: RedisSection,
+    keys: KeysSection,
     #[serde(skip)]
     ops: OpsSection,
     #[serde(skip)]
@@ -145,6 +152,15 @@ impl Settings {
         let tool = self.load()?;
         let problems = tool.redis.problems(tool.profile.is_production());
         if problems.is_empty() { Ok(tool.redis) } else { Err(wrong(named(problems))) }
+    }
+
+    /// The keys behind claim ids.
+    pub(crate) fn keys(&self) -> Result<KeyRing, Failure> {
+        let mut keys = self.load()?.keys;
+        if let Some(secret) = &self.key_secret {
+            keys.secrets.entry(GIVEN_KEY.to_owned()).or_insert_with(|| secret.clone());
+        }
+        keys.ring().map_err(wrong)
     }
 
     /// A user's token.

@@ -67,6 +67,29 @@ impl User {
         Ok(answer.text("claim_id").to_owned())
     }
 
+    /// The id of this user's claim, pressed or not: it can be computed.
+    ///
+    /// # Errors
+    /// The gateway does not say.
+    pub async fn claim_id(&self, coupon_id: &str) -> Result<String> {
+        let answer = self.gateway.get(&format!("/v1/coupons/{coupon_id}/claims/mine"), &[]).await?;
+        ensure!(!answer.text("claim_id").is_empty(), "{} was answered {answer:?}", self.name);
+        Ok(answer.text("claim_id").to_owned())
+    }
+
+    /// The claim's final answer, asked for until it is there.
+    ///
+    /// # Errors
+    /// There is none after a while.
+    pub async fn final_answer(&self, claim_id: &str) -> Result<String> {
+        let path = format!("/v1/claims/{claim_id}");
+        crate::eventually("the claim has its final answer", async || {
+            let answer = self.notifier.get(&path, &[]).await?;
+            Ok((answer.body["final"] == true).then(|| answer.code().to_owned()))
+        })
+        .await
+    }
+
     /// The claim's answer, waited for.
     ///
     /// # Errors

@@ -530,6 +530,19 @@ impl World {
         .await
     }
 
+    /// Waits until so many streams are open at the notifier.
+    ///
+    /// # Errors
+    /// They are not, after a while.
+    pub async fn wait_for_streams(&self, count: u32) -> Result<()> {
+        let series = format!(r#"coupon_queue_depth{{queue="sse_streams",service="notifier"}} {count}"#);
+        eventually("streams are open", async || {
+            let metrics = self.metrics(Role::Notifier.name()).await?;
+            Ok(metrics.lines().any(|line| line == series).then_some(()))
+        })
+        .await
+    }
+
     /// A service's metrics.
     ///
     /// # Errors

@@ -185,6 +185,62 @@ impl DeadLetterWriter {
     }
 }
 
+/// What was done about a letter, on its way to the queue: a record of the same origin behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolution<'a> {
+    /// The topic that the letter's record stood in.
+    pub origin_topic: &'a str,
+    /// Its partition.
+    pub origin_partition: i32,
+    /// Its offset.
+    pub origin_offset: i64,
+    /// Its key.
+    pub key: &'a [u8],
+    /// What was done.
+    pub resolved: Resolved,
+    /// By whom.
+    pub actor: &'a str,
+    /// Why, cut to [`PROBLEM_BYTES_MAX`].
+    pub note: &'a str,
+    /// Redriven: the offset of the new record.
+    pub redriven_offset: Option<i64>,
+}
+
+/// Notes what was done about a letter, in the queue `topic`, and waits for the acknowledgement.
+///
+/// # Errors
+/// [`AppendError`]; where it is in doubt, the queue says whether it landed.
+pub async fn resolve(
+    producer: &Producer,
+    topic: &str,
+    resolution: &Resolution<'_>,
+) -> Result<(), AppendError> {
+    let (partition, offset, redriven) = (
+        resolution.origin_partition.to_string(),
+        resolution.origin_offset.to_string(),
+        resolution.redriven_offset.map(|offset| offset.to_string()),
+    );
+    let mut headers: Vec<(&str, &[u8])> = vec![
+        (headers::ORIGIN_TOPIC, resolution.origin_topic.as_bytes()),
+        (headers::ORIGIN_PARTITION, partition.as_bytes()),
+        (headers::ORIGIN_OFFSET, offset.as_bytes()),
+        (headers::RESOLUTION, resolution.resolved.as_str().as_bytes()),
+        (headers::ACTOR, resolution.actor.as_bytes()),
+        (headers::NOTE, cut(resolution.note).as_bytes()),
+    ];
+    if let Some(redriven) = &redriven {
+        headers.push((headers::REDRIVEN_OFFSET, redriven.as_bytes()));
+    }
+    let record = NewRecord {
+        topic,
+        partition: resolution.origin_partition,
+        key: resolution.key,
+        payload: None,
+        headers: &headers,
+    };
+    producer.append(record).await.map(|_| ())
+}
+
 fn cut(problem: &str) -> &str {
     let mut end = problem.len().min(PROBLEM_BYTES_MAX);
     while !problem.is_char_boundary(end) {

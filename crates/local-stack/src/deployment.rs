@@ -87,6 +87,7 @@ impl Deployment {
             .env("TOPIC_PARTITIONS", self.namespace.partitions.to_string())
             .env("REDIS_URL", &self.redis_url)
             .env("REDIS_PREFIX", &self.namespace.redis_key_prefix)
+            .env("KEY_SECRET", &self.credentials.key_secret)
             .env("JWT_SECRET", &self.credentials.jwt_secret)
             .env("JWT_ISSUER", &self.credentials.jwt_issuer)
             .env("JWT_AUDIENCE", &self.credentials.jwt_audience)

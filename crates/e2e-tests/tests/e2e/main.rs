@@ -19,6 +19,7 @@ mod lost_answer;
 mod orderly_stop;
 mod outcomes_deleted;
 mod planted_faults;
+mod poisoned_claim;
 mod postgres_back_in_time;
 mod postgres_stopped;
 mod redis_lost;
@@ -48,6 +49,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_restock_opens_the_next_round_and_no_outcome_changes", restock::scenario),
     ("several_coupons_are_decided_on_several_partitions", several_partitions::scenario),
     ("an_undecodable_record_is_parked_and_the_line_moves_on", undecodable_record::scenario),
+    ("a_poisoned_claim_is_parked_shown_and_redriven_once", poisoned_claim::scenario),
     ("with_kafka_stopped_the_gateway_says_503_and_never_202", kafka_stopped::scenario),
     ("outcomes_that_retention_took_from_db_writer_are_published_again", outcomes_deleted::scenario),
     ("whoever_listens_is_told_though_the_tail_stands_still", halted_tail::scenario),

@@ -234,8 +234,8 @@ fn shared_environment(deployment: &Deployment) -> BTreeMap<String, String> {
         ("JWT_ISSUER", credentials.jwt_issuer.clone()),
         ("JWT_AUDIENCE", credentials.jwt_audience.clone()),
         ("ADMIN_JWT_AUDIENCE", credentials.admin_jwt_audience.clone()),
-        ("KEYS_ACTIVE_ID", KEY_ID.to_owned()),
-        ("KEYS_SECRETS_K1", credentials.key_secret.clone()),
+        ("KEY_ID", KEY_ID.to_owned()),
+        ("KEY_SECRET", credentials.key_secret.clone()),
     ];
     pairs.map(|(name, value)| (name.to_owned(), value)).into()
 }
