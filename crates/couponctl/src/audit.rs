@@ -18,7 +18,8 @@ use clap::Args;
 use coupon_domain::invariant::Invariant;
 use coupon_domain::ledger::DefaultHasher;
 use coupon_domain::{CouponId, Ledger, Offset, Partition};
-use infrastructure_kafka::{Connection, LogBounds, Reader, Topic, TopicLayout};
+use infrastructure_kafka::dead_letter::queue;
+use infrastructure_kafka::{Connection, LogBounds, LogCursor, Reader, Topic, TopicLayout};
 use infrastructure_postgres::audit::Snapshot;
 use infrastructure_redis::ViewMaintenance;
 use serde_json::{Value, json};
@@ -30,9 +31,7 @@ use self::published::Published;
 use self::tables::Tables;
 use self::tally::{Ledger as ClaimLedger, Tally};
 use self::view::View;
-use crate::dead_letters;
 use crate::exit::{Failure, failed};
-use crate::log_cursor::LogCursor;
 use crate::output::Output;
 use crate::settings::Settings;
 
@@ -85,7 +84,7 @@ fn audit_lines(
     let runtime = Handle::current();
     let mut published = Published::read(connection, layout, findings)?;
     let (outcomes, outcomes_bounds) = open(connection, layout, Topic::Outcomes)?;
-    let letters = dead_letters::read(connection, layout)?;
+    let letters = queue::read(connection, layout).map_err(failed("reading the dead-letter queue"))?;
     let (claims, claims_bounds) = open(connection, layout, Topic::Claims)?;
     let partitions = i32::try_from(claims_bounds.len()).unwrap_or(i32::MAX);
     let strays = runtime
@@ -108,9 +107,11 @@ fn audit_lines(
         let links = published.watermarks.remove(&number).unwrap_or_default();
         let sources = Sources {
             partition,
-            claims: LogCursor::new(&claims, number, claims_bounds)?,
+            claims: LogCursor::new(&claims, number, claims_bounds)
+                .map_err(failed("reading the claims log"))?,
             claims_bounds,
-            outcomes: LogCursor::new(&outcomes, number, outcomes_bounds)?,
+            outcomes: LogCursor::new(&outcomes, number, outcomes_bounds)
+                .map_err(failed("reading the outcomes log"))?,
             outcomes_bounds,
             tables: Tables::open(&mut snapshot, runtime.clone(), partition, from)?,
             states: published.states.remove(&number).unwrap_or_default(),
@@ -168,8 +169,9 @@ fn first_provable(
     ledger: &Option<Ledger>,
 ) -> Result<Offset, Failure> {
     let folded = ledger.as_ref().map(Ledger::next_src);
-    let mut cursor = LogCursor::new(outcomes, partition, bounds)?;
-    let first = match cursor.next()? {
+    let mut cursor =
+        LogCursor::new(outcomes, partition, bounds).map_err(failed("reading the outcomes log"))?;
+    let first = match cursor.next().map_err(failed("reading the outcomes log"))? {
         Some(entry) => coupon_domain::wire::decode_outcome(entry.payload.as_deref().unwrap_or_default()).ok(),
         None => None,
     };

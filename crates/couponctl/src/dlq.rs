@@ -8,11 +8,11 @@ use coupon_domain::wire::{Input, Unreadable, decode_claims_record, encode_claim}
 use coupon_domain::{Claim, CouponId, UserId};
 use data_encoding::BASE64;
 use infrastructure_http::time::to_rfc3339;
+use infrastructure_kafka::dead_letter::queue::{self, Letter, Origin};
 use infrastructure_kafka::dead_letter::{self, Resolved};
 use infrastructure_kafka::{Connection, NewRecord, Producer, ProducerPurpose, Topic, TopicLayout};
 use serde_json::{Value, json};
 
-use crate::dead_letters::{self, Letter, Origin};
 use crate::exit::{Failure, failed};
 use crate::output::Output;
 use crate::settings::Settings;
@@ -79,7 +79,8 @@ struct Resolving {
 
 pub(crate) async fn run(dlq: &Dlq, settings: &Settings, output: Output) -> Result<(), Failure> {
     let (connection, layout) = settings.kafka()?;
-    let letters = tokio::task::block_in_place(|| dead_letters::read(&connection, &layout))?;
+    let letters = tokio::task::block_in_place(|| queue::read(&connection, &layout))
+        .map_err(failed("reading the dead-letter queue"))?;
     let find = |origin: &Origin| {
         let place = spell(*origin);
         letters.get(origin).ok_or_else(|| Failure::SaidNo(format!("there is no letter {place} in the queue")))

@@ -1,6 +1,8 @@
 //! The dead-letter queue: bytes that could not be read, kept for a person to look at, with where they came from and why they stand
 //! there. A copy is acknowledged before the record's outcome is published.
 
+pub mod queue;
+
 use std::time::Duration;
 
 use crate::producer::{AppendError, NewRecord, Producer};

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod config;
 pub mod dead_letter;
+pub mod log_cursor;
 pub mod membership;
 pub mod metrics;
 pub mod producer;
@@ -16,6 +17,7 @@ pub mod topics;
 pub use client::{Connection, KafkaError};
 pub use config::{KafkaSection, Problem};
 pub use dead_letter::{DeadLetter, DeadLetterWriter};
+pub use log_cursor::{Entry, LogCursor};
 pub use membership::{AssignmentHandler, Membership};
 pub use metrics::KafkaMetrics;
 pub use producer::{Acknowledged, AppendError, Batch, NewRecord, Producer, ProducerPurpose};

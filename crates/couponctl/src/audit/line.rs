@@ -7,17 +7,16 @@ use coupon_domain::ledger::{Body, DefaultHasher, Ledger, LogRecord};
 use coupon_domain::outcome::Subject;
 use coupon_domain::wire::{Input, PublishedState, Unreadable, decode_claims_record};
 use coupon_domain::{Chain, ClaimAnswer, ClaimId, CouponId, Offset, Outcome, Partition, Timestamp, UserId};
-use infrastructure_kafka::LogBounds;
+use infrastructure_kafka::dead_letter::queue::{Letter, Origin};
 use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use infrastructure_kafka::{Entry, LogBounds, LogCursor};
 
 use super::findings::Findings;
 use super::outcomes::FirstCopies;
 use super::tables::Tables;
 use super::tally::{State, Tally, state_of};
 use super::view::View;
-use crate::dead_letters::{Letter, Origin};
-use crate::exit::Failure;
-use crate::log_cursor::{Entry, LogCursor};
+use crate::exit::{Failure, failed};
 
 /// How far everybody has come in a partition. Offsets are of the claims log, the next one each.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ pub(super) struct Sources<'a> {
 pub(super) fn audit(sources: Sources<'_>, audited: &mut Audited<'_>) -> Result<Progress, Failure> {
     let mut line = Line::open(sources, audited)?;
     line.outcomes_alone(audited)?;
-    while let Some(entry) = line.claims.next()? {
+    while let Some(entry) = line.claims.next().map_err(failed("reading the claims log"))? {
         if !line.record(&entry, audited)? {
             break;
         }

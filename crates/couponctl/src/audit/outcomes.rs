@@ -7,9 +7,10 @@ use coupon_domain::invariant::Invariant;
 use coupon_domain::wire::{RecordError, decode_outcome, encode_outcome};
 use coupon_domain::{Chain, Outcome, Partition};
 
+use infrastructure_kafka::LogCursor;
+
 use super::findings::Findings;
-use crate::exit::Failure;
-use crate::log_cursor::LogCursor;
+use crate::exit::{Failure, failed};
 
 /// Reads along. Outcomes are handed out by the offset that they answer, in order.
 pub(super) struct FirstCopies<'a> {
@@ -76,7 +77,9 @@ impl<'a> FirstCopies<'a> {
 
     fn advance(&mut self, findings: &mut Findings) -> Result<(), Failure> {
         while self.next.is_none() {
-            let Some(entry) = self.cursor.next()? else { return Ok(()) };
+            let Some(entry) = self.cursor.next().map_err(failed("reading the outcomes log"))? else {
+                return Ok(());
+            };
             let place = format!("partition {}, outcomes offset {}", self.partition, entry.offset);
             match decode_outcome(entry.payload.as_deref().unwrap_or_default()) {
                 Ok(outcome) => self.judge(outcome, &place, findings),

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use coupon_domain::invariant::Invariant;
 use coupon_domain::wire::{PersistedWatermark, PublishedState, RecordError, decode_persisted, decode_state};
-use infrastructure_kafka::{Connection, Reader, Topic, TopicLayout};
+use infrastructure_kafka::{Connection, LogCursor, Reader, Topic, TopicLayout};
 
 use super::findings::Findings;
 use crate::exit::{Failure, failed};
-use crate::log_cursor::LogCursor;
 
 /// The records of both topics that are left, by partition.
 pub(super) struct Published {
@@ -41,9 +40,9 @@ fn read<T>(
     let mut found = BTreeMap::new();
     for partition in 0..reader.partition_count().map_err(failed(&name))? {
         let bounds = reader.bounds(partition).map_err(failed(&name))?;
-        let mut cursor = LogCursor::new(&reader, partition, bounds)?;
+        let mut cursor = LogCursor::new(&reader, partition, bounds).map_err(failed(&name))?;
         let mut records = Vec::new();
-        while let Some(entry) = cursor.next()? {
+        while let Some(entry) = cursor.next().map_err(failed(&name))? {
             let place = format!("{name}, partition {partition}, offset {}", entry.offset);
             match entry.payload.as_deref().map(&decode) {
                 None => {}
