@@ -70,7 +70,9 @@ impl Default for Config {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayAuthSection {
-    /// Secret of HS256 tokens, for dev.
+    /// File with the public keys that may have signed tokens, as a JWK set (RFC 7517): RS256, ES256 and EdDSA, found by their `kid`.
+    pub jwks_file: Option<PathBuf>,
+    /// Secret of HS256 tokens, for dev. Either this or `jwks_file`.
     pub hs256_secret: Option<String>,
     /// File with it.
     pub hs256_secret_file: Option<PathBuf>,
@@ -86,10 +88,10 @@ pub struct GatewayAuthSection {
 
 impl Default for GatewayAuthSection {
     fn default() -> Self {
-        let AuthSection { hs256_secret, hs256_secret_file, issuer, audience, leeway_s } =
+        let AuthSection { jwks_file, hs256_secret, hs256_secret_file, issuer, audience, leeway_s } =
             AuthSection::default();
         let admin_audience = "firstcome-admin".to_owned();
-        Self { hs256_secret, hs256_secret_file, issuer, audience, admin_audience, leeway_s }
+        Self { jwks_file, hs256_secret, hs256_secret_file, issuer, audience, admin_audience, leeway_s }
     }
 }
 
@@ -98,6 +100,7 @@ impl GatewayAuthSection {
     #[must_use]
     pub fn users(&self) -> AuthSection {
         AuthSection {
+            jwks_file: self.jwks_file.clone(),
             hs256_secret: self.hs256_secret.clone(),
             hs256_secret_file: self.hs256_secret_file.clone(),
             issuer: self.issuer.clone(),
@@ -136,14 +139,13 @@ impl GatewayKeysSection {
     /// Everything that is wrong with ids and secrets, at once.
     pub fn ring(&self) -> Result<(KeyRing, KeyId), Vec<Problem>> {
         let all = KeysSection { secrets: self.secrets.clone(), secret_files: self.secret_files.clone() };
-        let ring = all.ring()?;
-        let active = self.active_id.as_deref().and_then(|id| id.parse::<KeyId>().ok());
-        match active.filter(|id| ring.get(id).is_some()) {
-            Some(active) => Ok((ring, active)),
-            None => Err(vec![Problem::new(
-                "keys.active_id",
-                "must name one of the keys in keys.secrets (or secret_files)",
-            )]),
+        let active = self.active_id.as_deref().filter(|id| self.secrets.contains_key(*id));
+        let active = active.and_then(|id| id.parse::<KeyId>().ok()).ok_or_else(|| {
+            Problem::new("keys.active_id", "must name one of the keys in keys.secrets (or secret_files)")
+        });
+        match (all.ring(), active) {
+            (Ok(ring), Ok(active)) => Ok((ring, active)),
+            (ring, active) => Err(ring.err().into_iter().flatten().chain(active.err()).collect()),
         }
     }
 }

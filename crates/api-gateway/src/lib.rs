@@ -86,8 +86,9 @@ impl Service for ApiGateway {
         let producer = Producer::new(&connection, ProducerPurpose::Claims).map_err(fatal)?;
         let producer_depth = limits.depth_of("producer_messages", config.kafka.queue_messages_max);
         let desk = Data::new(Desk {
-            verifier: UserVerifier::new(&config.auth.users()),
-            admin_verifier: AdminVerifier::new(&config.auth.users(), &config.auth.admin_audience),
+            verifier: UserVerifier::new(&config.auth.users()).map_err(Ended::Configuration)?,
+            admin_verifier: AdminVerifier::new(&config.auth.users(), &config.auth.admin_audience)
+                .map_err(Ended::Configuration)?,
             view: ViewReader::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
             pool: Pool::new(&config.postgres).map_err(fatal)?,
             appender: Appender {

@@ -176,7 +176,7 @@ impl World {
         if role == Role::ApiGateway {
             spec = spec.env("FIRSTCOME__CLAIMS__USER_REQUESTS_BURST", "1000");
         }
-        self.start_service(spec, name)
+        self.add_spec(spec)
     }
 
     /// Starts one more service with further settings; does not wait until it is ready.
@@ -188,18 +188,22 @@ impl World {
         for (key, value) in settings {
             spec = spec.env(*key, (*value).to_owned());
         }
-        self.start_service(spec, name)
+        self.add_spec(spec)
     }
 
-    fn start_service(&mut self, mut spec: ServiceSpec, name: &str) -> Result<()> {
-        let role = spec.role;
+    /// Starts one more service as it is described, under its instance's name; does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub fn add_spec(&mut self, mut spec: ServiceSpec) -> Result<()> {
+        let (role, name) = (spec.role, spec.instance.clone());
         for (role_of_setting, key, value) in &self.spec.settings {
             if *role_of_setting == role {
                 spec = spec.env(*key, value.clone());
             }
         }
         let service = self.deployment.start(&spec)?;
-        self.services.insert(name.to_owned(), service);
+        self.services.insert(name, service);
         Ok(())
     }
 
@@ -283,9 +287,17 @@ impl World {
     /// # Errors
     /// There is no gateway.
     pub fn operator(&self) -> Result<Client> {
+        self.operator_at(Role::ApiGateway.name())
+    }
+
+    /// An operator at this gateway.
+    ///
+    /// # Errors
+    /// There is no such gateway.
+    pub fn operator_at(&self, gateway: &str) -> Result<Client> {
         let audience = &self.deployment.credentials.admin_jwt_audience;
         let token = self.token("operator", audience, Some("coupons:read coupons:write"))?;
-        let url = self.service(Role::ApiGateway.name())?.admin_url().context("a gateway has an admin API")?;
+        let url = self.service(gateway)?.admin_url().context("a gateway has an admin API")?;
         Ok(Client::new(&url, &token)?)
     }
 

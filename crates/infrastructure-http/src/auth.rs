@@ -1,13 +1,20 @@
 //! Bearer tokens. `sub` is the user (or the operator); `aud`, `iss` and `exp` are required; users and operators have different
 //! audiences, so a user's token opens nothing on the admin listener.
+//!
+//! What tokens are checked against is either a file of public keys, each good for one algorithm ([`jwks`]), or for dev one HS256 secret. The
+//! algorithm is the key's, never the token's choice.
 
+pub mod jwks;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 use coupon_domain::UserId;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode_header};
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Code, Problem};
@@ -21,7 +28,9 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSection {
-    /// Secret of HS256 tokens, for dev.
+    /// File with the public keys that may have signed tokens, as a JWK set (RFC 7517): RS256, ES256 and EdDSA, found by their `kid`.
+    pub jwks_file: Option<PathBuf>,
+    /// Secret of HS256 tokens, for dev. Either this or `jwks_file`.
     pub hs256_secret: Option<String>,
     /// File with it.
     pub hs256_secret_file: Option<PathBuf>,
@@ -36,6 +45,7 @@ pub struct AuthSection {
 impl Default for AuthSection {
     fn default() -> Self {
         Self {
+            jwks_file: None,
             hs256_secret: None,
             hs256_secret_file: None,
             issuer: "firstcome".to_owned(),
@@ -51,19 +61,26 @@ impl AuthSection {
     pub fn problems(&self, production: bool) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         let mut wrong = |key: &str, problem: String| problems.push((format!("auth.{key}"), problem));
-        match &self.hs256_secret {
-            None => wrong("hs256_secret", "must be set (or hs256_secret_file)".to_owned()),
-            Some(secret) if secret.len() < SECRET_BYTES_MIN => {
-                wrong(
-                    "hs256_secret",
-                    format!("must have at least {SECRET_BYTES_MIN} bytes, has {}", secret.len()),
-                );
+        if let Some(secret) = &self.hs256_secret {
+            if secret.len() < SECRET_BYTES_MIN {
+                let problem = format!("must have at least {SECRET_BYTES_MIN} bytes, has {}", secret.len());
+                wrong("hs256_secret", problem);
             }
-            Some(_) => {}
+            if production {
+                let remedy = "is for dev: whoever can check an HS256 token can make one. Set auth.jwks_file";
+                wrong("hs256_secret", remedy.to_owned());
+            }
         }
-        if production {
-            let remedy = "is for dev: whoever can check an HS256 token can make one. This release takes no other tokens";
-            wrong("hs256_secret", remedy.to_owned());
+        match (&self.jwks_file, &self.hs256_secret) {
+            (Some(_), Some(_)) => {
+                wrong("jwks_file", "and auth.hs256_secret are both set: leave one out".to_owned());
+            }
+            (None, None) if production => wrong("jwks_file", "must be set".to_owned()),
+            (None, None) => wrong("jwks_file", "must be set (or hs256_secret, for dev)".to_owned()),
+            (None, Some(_)) => {}
+            (Some(file), None) => {
+                jwks::read(file).err().into_iter().flatten().for_each(|problem| wrong("jwks_file", problem));
+            }
         }
         for (key, value) in [("issuer", &self.issuer), ("audience", &self.audience)] {
             if value.is_empty() {
@@ -142,16 +159,27 @@ pub struct UserVerifier(Verifier);
 pub struct AdminVerifier(Verifier);
 
 #[derive(Clone)]
-struct Verifier {
+struct Verifier(Keys);
+
+#[derive(Clone)]
+enum Keys {
+    Secret(Arc<Checker>),
+    ByKid(Arc<HashMap<String, Checker>>),
+}
+
+/// One key, and what its tokens must look like: their algorithm is part of it.
+struct Checker {
     key: DecodingKey,
     validation: Validation,
 }
 
 impl UserVerifier {
     /// A verifier for the section's audience.
-    #[must_use]
-    pub fn new(section: &AuthSection) -> Self {
-        Self(Verifier::new(section, &section.audience))
+    ///
+    /// # Errors
+    /// The file of keys cannot be used (any more): [`AuthSection::problems`] has said why at boot.
+    pub fn new(section: &AuthSection) -> Result<Self, String> {
+        Ok(Self(Verifier::new(section, &section.audience)?))
     }
 
     /// The user of a request's bearer token.
@@ -165,9 +193,11 @@ impl UserVerifier {
 
 impl AdminVerifier {
     /// A verifier for operators' own audience.
-    #[must_use]
-    pub fn new(section: &AuthSection, admin_audience: &str) -> Self {
-        Self(Verifier::new(section, admin_audience))
+    ///
+    /// # Errors
+    /// As for users.
+    pub fn new(section: &AuthSection, admin_audience: &str) -> Result<Self, String> {
+        Ok(Self(Verifier::new(section, admin_audience)?))
     }
 
     /// The operator of a request's bearer token.
@@ -181,15 +211,29 @@ impl AdminVerifier {
 }
 
 impl Verifier {
-    fn new(section: &AuthSection, audience: &str) -> Self {
-        let secret = section.hs256_secret.as_deref().unwrap_or_default();
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_audience(&[audience]);
-        validation.set_issuer(&[&section.issuer]);
-        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        validation.leeway = section.leeway_s.into();
-        validation.validate_nbf = true;
-        Self { key: DecodingKey::from_secret(secret.as_bytes()), validation }
+    fn new(section: &AuthSection, audience: &str) -> Result<Self, String> {
+        let checker = |key, algorithm| {
+            let mut validation = Validation::new(algorithm);
+            validation.set_audience(&[audience]);
+            validation.set_issuer(&[&section.issuer]);
+            validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+            validation.leeway = section.leeway_s.into();
+            validation.validate_nbf = true;
+            Checker { key, validation }
+        };
+        match (&section.jwks_file, &section.hs256_secret) {
+            (None, Some(secret)) => {
+                let key = DecodingKey::from_secret(secret.as_bytes());
+                Ok(Self(Keys::Secret(Arc::new(checker(key, Algorithm::HS256)))))
+            }
+            (Some(file), None) => {
+                let keys =
+                    jwks::read(file).map_err(|wrong| format!("auth.jwks_file: {}", wrong.join("; ")))?;
+                let by_kid = keys.into_iter().map(|key| (key.kid, checker(key.key, key.algorithm)));
+                Ok(Self(Keys::ByKid(Arc::new(by_kid.collect()))))
+            }
+            _ => Err("auth: either jwks_file or hs256_secret must be set".to_owned()),
+        }
     }
 
     fn verify(&self, request: &HttpRequest) -> Result<(UserId, String), Problem> {
@@ -209,9 +253,23 @@ impl Verifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(unauthorized(format!("the token has more than {TOKEN_BYTES_MAX} bytes")));
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| unauthorized(refusal(error.kind())))?
-            .claims;
+        let refused = |error: jsonwebtoken::errors::Error| unauthorized(refusal(error.kind()));
+        let checker = match &self.0 {
+            Keys::Secret(checker) => checker,
+            Keys::ByKid(checkers) => {
+                let kid = decode_header(token).map_err(refused)?.kid;
+                let kid = kid.ok_or_else(|| unauthorized("the token's header names no kid"))?;
+                let checker = checkers.get(&kid);
+                checker.ok_or_else(|| unauthorized("the token's kid is none of the keys that count here"))?
+            }
+        };
+        let token =
+            jsonwebtoken::decode::<Claims>(token, &checker.key, &checker.validation).map_err(refused)?;
+        if token.header.crit.is_some() {
+            // RFC 7515 §4.1.11: what must be understood and is not makes the token invalid.
+            return Err(unauthorized("the token's crit names header fields that are not understood here"));
+        }
+        let claims = token.claims;
         let user_id =
             claims.sub.parse().map_err(|error| unauthorized(format!("the token's sub: {error}")))?;
         Ok((user_id, claims.scope))
@@ -267,6 +325,7 @@ fn refusal(kind: &ErrorKind) -> String {
     match kind {
         ErrorKind::ExpiredSignature => "the token has expired".to_owned(),
         ErrorKind::ImmatureSignature => "the token is not valid yet".to_owned(),
+        ErrorKind::InvalidAlgorithm => "the token's alg is not the one that its key is for".to_owned(),
         ErrorKind::InvalidSignature => "the token's signature is wrong".to_owned(),
         ErrorKind::InvalidAudience => "the token's aud is another one".to_owned(),
         ErrorKind::InvalidIssuer => "the token's iss is another one".to_owned(),
@@ -276,96 +335,4 @@ fn refusal(kind: &ErrorKind) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use actix_web::test::TestRequest;
-    use jsonwebtoken::encode;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-    fn section() -> AuthSection {
-        AuthSection { hs256_secret: Some(SECRET.to_owned()), ..AuthSection::default() }
-    }
-
-    fn claims() -> Value {
-        json!({"sub": "ann", "aud": "firstcome", "iss": "firstcome", "exp": 4_000_000_000u64, "scope": "coupons:read"})
-    }
-
-    fn token(claims: &Value, secret: &str) -> String {
-        encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
-    }
-
-    fn request(token: &str) -> HttpRequest {
-        TestRequest::default().insert_header((AUTHORIZATION, format!("Bearer {token}"))).to_http_request()
-    }
-
-    fn with(key: &str, value: Value) -> Value {
-        let mut claims = claims();
-        claims[key] = value;
-        claims
-    }
-
-    #[test]
-    fn a_good_token_names_its_user() {
-        let caller = UserVerifier::new(&section()).caller(&request(&token(&claims(), SECRET))).unwrap();
-        assert_eq!(caller.user_id.as_str(), "ann");
-    }
-
-    #[test]
-    fn every_other_token_is_refused_with_its_reason() {
-        let verifier = UserVerifier::new(&section());
-        let mut without_aud = claims();
-        without_aud.as_object_mut().unwrap().remove("aud");
-        let cases = [
-            (token(&claims(), "another secret of thirty-two bytes"), "signature is wrong"),
-            (token(&with("exp", json!(1)), SECRET), "has expired"),
-            (token(&with("nbf", json!(4_000_000_000u64)), SECRET), "not valid yet"),
-            (token(&with("aud", json!("firstcome-admin")), SECRET), "aud is another"),
-            (token(&with("iss", json!("somebody")), SECRET), "iss is another"),
-            (token(&without_aud, SECRET), "has no aud"),
-            (token(&with("sub", json!("an\u{0}n")), SECRET), "sub: a user id must not contain control"),
-            (token(&with("sub", json!("x".repeat(3_000))), SECRET), "sub: a user id has at most"),
-            ("x.y.z".to_owned(), "cannot be read"),
-            ("x".repeat(TOKEN_BYTES_MAX + 1), "more than"),
-        ];
-        for (token, expected) in cases {
-            let problem = verifier.caller(&request(&token)).unwrap_err();
-            assert_eq!(problem.code(), Code::Unauthorized);
-            assert!(problem.to_string().contains(expected), "{problem} should say {expected:?}");
-        }
-        let bare = TestRequest::default().to_http_request();
-        assert_eq!(verifier.caller(&bare).unwrap_err().code(), Code::Unauthorized);
-    }
-
-    #[test]
-    fn an_operator_has_another_audience_and_its_scopes() {
-        let verifier = AdminVerifier::new(&section(), "firstcome-admin");
-        assert!(verifier.operator(&request(&token(&claims(), SECRET))).is_err());
-        let token = token(&with("aud", json!("firstcome-admin")), SECRET);
-        let operator = verifier.operator(&request(&token)).unwrap();
-        assert!(operator.demand(Scope::ReadCoupons).is_ok());
-        assert_eq!(operator.demand(Scope::WriteCoupons).unwrap_err().code(), Code::Forbidden);
-    }
-
-    #[test]
-    fn unsigned_tokens_do_not_count() {
-        let header = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
-        let signed = token(&claims(), SECRET);
-        let body = signed.split('.').nth(1).unwrap();
-        assert!(UserVerifier::new(&section()).caller(&request(&format!("{header}.{body}."))).is_err());
-    }
-
-    #[test]
-    fn prod_takes_no_hs256() {
-        let keys = |section: &AuthSection, production| {
-            section.problems(production).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
-        };
-        assert_eq!(keys(&section(), false), Vec::<String>::new());
-        assert_eq!(keys(&section(), true), ["auth.hs256_secret"]);
-        let short =
-            AuthSection { hs256_secret: Some("short".to_owned()), issuer: String::new(), ..section() };
-        assert_eq!(keys(&short, false), ["auth.hs256_secret", "auth.issuer"]);
-    }
-}
+mod tests;

@@ -77,6 +77,8 @@ pub struct ServiceSpec {
     pub notifier_url: Option<String>,
     /// More variables, which win over ours.
     pub extra_environment: Vec<(String, String)>,
+    /// Variables that it does not get.
+    pub withheld: Vec<String>,
 }
 
 impl ServiceSpec {
@@ -92,6 +94,7 @@ impl ServiceSpec {
             ops_port: PortWish::Any,
             notifier_url: None,
             extra_environment: Vec::new(),
+            withheld: Vec::new(),
         }
     }
 
@@ -113,6 +116,13 @@ impl ServiceSpec {
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.extra_environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Withholds a variable that it would get from us.
+    #[must_use]
+    pub fn without(mut self, name: impl Into<String>) -> Self {
+        self.withheld.push(name.into());
         self
     }
 }

@@ -94,7 +94,7 @@ impl Service for Notifier {
         let follower =
             Follower { waiting: limits.limit("waiters", config.notify.waiters_max), tails, waiters, stores };
         let desk = Data::new(Desk {
-            verifier: UserVerifier::new(&config.auth),
+            verifier: UserVerifier::new(&config.auth).map_err(Ended::Configuration)?,
             streams: limits.limit("sse_streams", config.notify.streams_max),
             context: context.clone(),
             keys,

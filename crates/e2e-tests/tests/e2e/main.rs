@@ -29,6 +29,7 @@ mod retired;
 mod same_user_two_gateways;
 mod several_of_one_user;
 mod several_partitions;
+mod signed_tokens;
 mod topic_recreated;
 mod undecodable_record;
 mod wrong_topics;
@@ -68,6 +69,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("in_a_burst_the_audit_reports_lag_and_no_violation", audit_in_a_burst::scenario),
     ("audit_and_oracle_catch_planted_faults", planted_faults::scenario),
+    ("a_claim_is_taken_with_a_signed_token_and_no_shared_secret", signed_tokens::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
     ("beyond_a_limit_the_answer_is_503_or_the_turn_comes_later", limits::scenario),
     ("services_refuse_wrong_topics_and_wait_for_missing_ones", wrong_topics::scenario),

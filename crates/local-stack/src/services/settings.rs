@@ -46,12 +46,13 @@ const TABLE: &[(&str, &[Role], Value)] = &[
     ("CLAIMS__NOTIFIER_URL", GATEWAY, |c| c.spec.notifier_url.clone()),
 ];
 
-/// The variables of one service; the caller's own come last and win.
+/// The variables of one service, without those that the caller withholds; the caller's own come last and win.
 pub(super) fn environment(context: &Context<'_>) -> Vec<(String, String)> {
     let role = context.spec.role;
     let ours = TABLE
         .iter()
         .filter(|(_, roles, _)| roles.contains(&role))
-        .filter_map(|(name, _, value)| Some((format!("FIRSTCOME__{name}"), value(context)?)));
+        .filter_map(|(name, _, value)| Some((format!("FIRSTCOME__{name}"), value(context)?)))
+        .filter(|(name, _)| !context.spec.withheld.contains(name));
     ours.chain(context.spec.extra_environment.iter().cloned()).collect()
 }

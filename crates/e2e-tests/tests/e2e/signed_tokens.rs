@@ -1,0 +1,87 @@
+use std::io::Write as _;
+
+use anyhow::{Context, Result, ensure};
+use couponctl::api::Client;
+use e2e_tests::{CouponSpec, User, World, WorldSpec, oracle};
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use local_stack::{Role, ServiceSpec};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+/// Made for this test with the openssl command line; it opens nothing.
+const KEY: &[u8] = include_bytes!("signed_tokens_key_for_tests_only.pem");
+const KID: &str = "2026-11";
+const SECRET: &str = "FIRSTCOME__AUTH__HS256_SECRET";
+const GATEWAY: &str = "api-gateway-with-keys";
+const NOTIFIER: &str = "notifier-with-keys";
+
+/// A gateway and a notifier that recognise people by a file of public keys, as in production: the identity provider alone can make tokens.
+pub(crate) fn scenario() -> Result<()> {
+    e2e_tests::world::run(async {
+        let mut world = World::start(WorldSpec::default())?;
+        let coupon_id = world.publish(&CouponSpec::of(2)).await?;
+        let key = EncodingKey::from_ec_pem(KEY)?;
+        let mut file = tempfile::NamedTempFile::new()?;
+        write!(file, "{}", key_set(&key)?)?;
+        let keys = file.path().to_str().context("a temporary file has a plain name")?;
+        for (role, name) in [(Role::ApiGateway, GATEWAY), (Role::Notifier, NOTIFIER)] {
+            let spec = ServiceSpec::new(role).instance(name).without(SECRET);
+            world.add_spec(spec.env("FIRSTCOME__AUTH__JWKS_FILE", keys))?;
+            world.wait_ready(name)?;
+        }
+
+        let credentials = &world.deployment.credentials;
+        let (audience, admin_audience) = (&credentials.jwt_audience, &credentials.admin_jwt_audience);
+        let ann = user(&world, "ann", &sign(&world, &key, audience)?)?;
+        let claim_id = ann.claim(&coupon_id).await?;
+        ensure!(ann.answer(&claim_id).await?.code() == "granted");
+
+        // The secret of the other services counts for nothing here, and a user's token opens no admin API.
+        let shared = user(&world, "ann", &world.token("ann", audience, None)?)?;
+        let pressed = shared.press(&coupon_id).await?;
+        let asked = shared.notifier.get(&format!("/v1/claims/{claim_id}"), &[]).await?;
+        for refused in [&pressed, &asked] {
+            ensure!(refused.status == StatusCode::UNAUTHORIZED, "{refused:?}");
+            ensure!(refused.text("detail") == "the token's header names no kid", "{refused:?}");
+        }
+        let admin = world.service(GATEWAY)?.admin_url().context("a gateway has an admin API")?;
+        let path = format!("/admin/v1/coupons/{coupon_id}");
+        let as_user = Client::new(&admin, &ann.token)?.get(&path, &[]).await?;
+        ensure!(as_user.status == StatusCode::UNAUTHORIZED, "{as_user:?}");
+        let as_operator = Client::new(&admin, &sign(&world, &key, admin_audience)?)?.get(&path, &[]).await?;
+        ensure!(as_operator.status == StatusCode::OK, "{as_operator:?}");
+
+        oracle::verify(&world).await?;
+        Ok(())
+    })
+}
+
+/// What an identity provider publishes.
+fn key_set(key: &EncodingKey) -> Result<Value> {
+    let mut public = serde_json::to_value(Jwk::from_encoding_key(key, Algorithm::ES256)?)?;
+    public["kid"] = json!(KID);
+    Ok(json!({"keys": [public]}))
+}
+
+fn sign(world: &World, key: &EncodingKey, audience: &str) -> Result<String> {
+    let claims = json!({
+        "sub": "ann",
+        "aud": audience,
+        "iss": world.deployment.credentials.jwt_issuer,
+        "exp": world.clock().now().plus_ms(600_000).ms() / 1_000,
+        "scope": "coupons:read",
+    });
+    let header = Header { kid: Some(KID.to_owned()), ..Header::new(Algorithm::ES256) };
+    Ok(jsonwebtoken::encode(&header, &claims, key)?)
+}
+
+fn user(world: &World, name: &str, token: &str) -> Result<User> {
+    let url = |service| world.service(service)?.api_url().context("it has a user API");
+    Ok(User {
+        name: name.to_owned(),
+        gateway: Client::new(&url(GATEWAY)?, token)?,
+        notifier: Client::new(&url(NOTIFIER)?, token)?,
+        token: token.to_owned(),
+    })
+}
