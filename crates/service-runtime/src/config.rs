@@ -1,6 +1,7 @@
 //! Configuration: defaults < a file < the environment. Everything that is wrong is reported at once, with its path, its
 //! source, and the nearest known name.
 
+mod production;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -72,11 +73,14 @@ pub fn load<C: ServiceConfig>(
         Err(error) => problems.push(Problem::new("", error.to_string())),
         Ok(config) => {
             let runtime = config.runtime();
-            if runtime.profile.is_production() {
-                problems.extend(inline_secrets(&defaults, &sources));
-            }
             problems.extend(runtime.problems());
             problems.extend(config.problems());
+            if runtime.profile.is_production() {
+                let found = production::problems(&defaults, &effective, &sources);
+                let is_new = |found: &Problem| problems.iter().all(|problem| problem.path != found.path);
+                let found: Vec<Problem> = found.into_iter().filter(is_new).collect();
+                problems.extend(found);
+            }
             if problems.is_empty() {
                 return Ok(Loaded { config, effective, sources });
             }
@@ -190,17 +194,6 @@ fn read_secret_files(
             Err(error) => problems.push(Problem::new(&secret, format!("{file} cannot be read: {error}"))),
         }
     }
-}
-
-/// In prod, secrets come from files: what stands in a file of settings or in the environment ends up in listings.
-fn inline_secrets(defaults: &Value, sources: &BTreeMap<String, String>) -> Vec<Problem> {
-    sources
-        .iter()
-        .filter(|(path, source)| tree::is_secret(defaults, path) && !source.starts_with("file "))
-        .map(|(path, _)| {
-            Problem::new(path, "must come from a file in prod: use the key that ends in _file (or _files)")
-        })
-        .collect()
 }
 
 impl<C: ServiceConfig> Loaded<C> {

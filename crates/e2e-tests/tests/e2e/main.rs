@@ -22,6 +22,7 @@ mod planted_faults;
 mod poisoned_claim;
 mod postgres_back_in_time;
 mod postgres_stopped;
+mod prod_refusals;
 mod redis_lost;
 mod refusals;
 mod restock;
@@ -74,6 +75,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("beyond_a_limit_the_answer_is_503_or_the_turn_comes_later", limits::scenario),
     ("services_refuse_wrong_topics_and_wait_for_missing_ones", wrong_topics::scenario),
     ("every_binary_explains_itself_and_refuses_a_wrong_configuration", binaries::scenario),
+    ("prod_takes_a_complete_configuration_and_refuses_each_careless_one_by_key", prod_refusals::scenario),
 ];
 
 fn main() -> ExitCode {

@@ -22,13 +22,22 @@ struct Store {
     url_file: Option<String>,
     timeout_ms: u32,
     copies: Option<u16>,
+    rows_max: u32,
     fast: bool,
     prefix: String,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: None, url_file: None, timeout_ms: 50, copies: None, fast: false, prefix: String::new() }
+        Self {
+            url: None,
+            url_file: None,
+            timeout_ms: 50,
+            copies: None,
+            rows_max: 9,
+            fast: false,
+            prefix: String::new(),
+        }
     }
 }
 
@@ -123,7 +132,7 @@ fn a_wrong_value_names_its_source() {
 #[test]
 fn secrets_are_read_from_files_and_never_printed() {
     let secret = file("", "postgres://u:hidden@h/d\n");
-    let key = file("", &"k".repeat(40));
+    let key = file("", &"kfr7-Wq2".repeat(5));
     let pairs = [
         ("FIRSTCOME__STORE__URL_FILE", secret.path().to_str().unwrap()),
         ("FIRSTCOME__KEYS__SECRET_FILES__K1", key.path().to_str().unwrap()),
@@ -131,12 +140,12 @@ fn secrets_are_read_from_files_and_never_printed() {
     let loaded =
         load::<Sample>(None, environment(&pairs)).map_err(|problems| panic!("{problems:?}")).unwrap();
     assert_eq!(loaded.config.store.url.as_deref(), Some("postgres://u:hidden@h/d"));
-    assert_eq!(loaded.config.keys.secrets["k1"], "k".repeat(40));
+    assert_eq!(loaded.config.keys.secrets["k1"], "kfr7-Wq2".repeat(5));
     let printed = loaded.print();
     assert!(printed.contains("store.url = \"***\" # file "), "{printed}");
     assert!(printed.contains("keys.secrets.k1 = \"***\" # file "), "{printed}");
     assert!(printed.contains("store.timeout_ms = 50 # default"), "{printed}");
-    assert!(!printed.contains("hidden") && !printed.contains("kkk"));
+    assert!(!printed.contains("hidden") && !printed.contains("kfr7"));
 }
 
 #[test]
@@ -155,6 +164,20 @@ fn a_secret_in_two_places_or_in_the_open_in_prod_is_refused() {
 
     let missing = [("FIRSTCOME__STORE__URL_FILE", "/nowhere/at/all")];
     assert!(problems(None, &missing)[0].problem.contains("/nowhere/at/all cannot be read"));
+}
+
+#[test]
+fn prod_refuses_known_secrets_and_limits_of_zero_and_dev_does_not() {
+    let (url, key) = (file("", "postgres://u:postgres@h/d"), file("", &"k".repeat(40)));
+    let mut pairs = vec![
+        ("FIRSTCOME__STORE__URL_FILE", url.path().to_str().unwrap()),
+        ("FIRSTCOME__KEYS__SECRET_FILES__K1", key.path().to_str().unwrap()),
+        ("FIRSTCOME__STORE__ROWS_MAX", "0"),
+    ];
+    let paths: Vec<_> = problems(None, &pairs).into_iter().map(|problem| problem.path).collect();
+    assert_eq!(paths, ["keys.secrets.k1", "store.rows_max", "store.url"]);
+    pairs.push(("FIRSTCOME__PROFILE", "dev"));
+    assert_eq!(problems(None, &pairs), Vec::new());
 }
 
 #[test]
