@@ -11,6 +11,7 @@ mod granted_stored_pushed;
 mod halted_tail;
 mod idle_past_retention;
 mod kafka_stopped;
+mod key_missing;
 mod killed_in_a_burst;
 mod last_coupon;
 mod late_subscriber;
@@ -65,6 +66,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("no_third_where_two_are_allowed_and_the_same_key_never_twice", several_of_one_user::scenario),
     ("a_recreated_topic_halts_by_name_and_gets_no_202", topic_recreated::scenario),
     ("a_retired_coupon_leaves_state_and_view", retired::scenario),
+    ("without_a_coupons_key_gateway_and_db_writer_say_so_by_name", key_missing::scenario),
     ("a_flood_of_garbage_halts_the_line_and_is_not_drained", flood_of_garbage::scenario),
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
