@@ -1,7 +1,7 @@
 //! The operators' API, on a listener of its own: `/admin/v1`. Drafts live in PostgreSQL; everything else is a command in the coupon's line.
 
-mod commands;
-mod coupons;
+pub(crate) mod commands;
+pub(crate) mod coupons;
 
 use std::time::Instant;
 
@@ -10,13 +10,14 @@ use actix_web::web::{self, Data};
 use infrastructure_http::{Code, Operator, Problem, Scope};
 use infrastructure_postgres::{PooledConnection, PostgresError};
 
-use crate::Desk;
+use crate::{Desk, openapi};
 
 /// All routes of operators.
 pub(crate) fn routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static {
-    let desk = desk.clone();
+    let (desk, document) = (desk.clone(), openapi::admin().serve());
     move |app| {
         app.app_data(desk.clone())
+            .configure(document.clone())
             .route("/admin/v1/coupons", web::post().to(coupons::create))
             .route("/admin/v1/coupons", web::get().to(coupons::list))
             .route("/admin/v1/coupons/{coupon_id}", web::get().to(coupons::get))

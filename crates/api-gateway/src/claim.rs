@@ -21,6 +21,7 @@ use infrastructure_http::{ClaimView, Code, Problem};
 use infrastructure_redis::{Prefilter, RedisError};
 use serde::Serialize;
 use smallvec::SmallVec;
+use utoipa::ToSchema;
 
 use crate::Desk;
 use crate::append::Ticket;
@@ -169,29 +170,45 @@ pub(crate) fn location(claim_id: &ClaimId) -> String {
     format!("/v1/claims/{claim_id}")
 }
 
-#[derive(Serialize)]
-struct Accepted {
+/// The claim is in the log.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Accepted {
+    #[schema(value_type = String)]
     claim_id: ClaimId,
+    #[schema(value_type = String)]
     coupon_id: CouponId,
-    status: &'static str,
+    status: AcceptedStatus,
     ticket: TicketView,
+    /// Opens this claim's events, and nothing else.
     stream_token: String,
     links: Links,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum AcceptedStatus {
+    Accepted,
+}
+
+/// The claim's place in line.
+#[derive(Serialize, ToSchema)]
 struct TicketView {
     partition: i32,
+    /// Absent where the broker acknowledged without naming it.
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     appended_at: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Links {
+    /// The claim's answer, at the notifier.
     claim: String,
+    /// Its events, with the stream token.
     events: String,
+    /// All of the caller's claims of this coupon.
     mine: String,
 }
 
@@ -203,7 +220,7 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
     let body = Accepted {
         claim_id,
         coupon_id: claim_id.coupon_id,
-        status: "accepted",
+        status: AcceptedStatus::Accepted,
         ticket: TicketView {
             partition: ticket.partition,
             offset: ticket.offset.map(coupon_domain::Offset::number),

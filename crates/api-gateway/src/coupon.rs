@@ -8,13 +8,14 @@ use infrastructure_http::headers::idempotency_key;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_http::{ClaimView, Problem};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::Desk;
 use crate::broker_clock::BrokerNow;
 use crate::claim::{location, own_claims, parse_coupon};
 
 /// Where a coupon stands at this moment, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
     /// Its window has not opened.
@@ -30,16 +31,6 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Open => "open",
-            Self::Paused => "paused",
-            Self::SoldOut => "sold_out",
-            Self::Closed => "closed",
-        }
-    }
-
     pub(crate) fn of(state: &CouponState, now: BrokerNow) -> Self {
         let window = state.definition.window();
         // The middle of the doubt is the best guess for something that is only shown.
@@ -55,18 +46,25 @@ impl Phase {
     }
 }
 
-#[derive(Serialize)]
-struct CouponView<'a> {
+/// The offer.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CouponView<'a> {
+    #[schema(value_type = String)]
     coupon_id: CouponId,
     name: &'a str,
     status: Phase,
     quantity: u32,
     remaining: u32,
+    /// Counts restocks: in each round whoever was told `sold_out` may claim again.
     round: u8,
+    /// Above 1 each claim needs an Idempotency-Key of its own.
     per_user_limit: u16,
+    #[schema(format = DateTime)]
     opens_at: String,
+    #[schema(format = DateTime)]
     closes_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_after_days: Option<u16>,
@@ -105,8 +103,10 @@ pub(crate) fn spell_expiry(expiry: Option<Expiry>) -> (Option<String>, Option<u1
     }
 }
 
-#[derive(Serialize)]
-struct WatermarkView {
+/// How far the line is.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct WatermarkView {
+    #[schema(value_type = String)]
     coupon_id: CouponId,
     status: Phase,
     remaining: u32,
@@ -129,10 +129,13 @@ pub(crate) async fn watermark(path: Path<String>, desk: Data<Desk>) -> Result<Ht
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "public, max-age=1")).json(view))
 }
 
-#[derive(Serialize)]
-struct OwnClaims {
+/// The caller's claims of a coupon.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OwnClaims {
+    #[schema(value_type = String)]
     coupon_id: CouponId,
     /// The claim that pressing the button now would make, or make again.
+    #[schema(value_type = String)]
     claim_id: ClaimId,
     location: String,
     /// What is known of it and of the rounds before, the newest first; a claim without an answer here may still have one at its location.

@@ -10,6 +10,7 @@ mod claim;
 mod config;
 mod coupon;
 mod metrics;
+pub mod openapi;
 mod rate_limit;
 mod state_map;
 
@@ -143,9 +144,10 @@ impl Service for ApiGateway {
 }
 
 fn user_routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static {
-    let desk = desk.clone();
+    let (desk, document) = (desk.clone(), openapi::user().serve());
     move |app| {
         app.app_data(desk.clone())
+            .configure(document.clone())
             // Patterns are tried in this order.
             .route("/v1/coupons/{coupon_id}/claims", web::post().to(claim::post))
             .route("/v1/coupons/{coupon_id}", web::get().to(coupon::get))

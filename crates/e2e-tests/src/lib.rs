@@ -2,6 +2,7 @@
 //! users, and the oracle's verdict.
 
 pub mod burst;
+pub mod contract;
 pub mod oracle;
 pub mod redis;
 pub mod user;

@@ -4,6 +4,7 @@ use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::openapi::ClaimCodeName;
 use crate::time::to_rfc3339;
 
 /// Where a claim stands.
@@ -27,13 +28,14 @@ pub struct ClaimView {
     claim_id: ClaimId,
     status: Status,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ClaimCodeName>)]
     code: Option<&'static str>,
     #[serde(rename = "final")]
     is_final: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     decided_offset: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     decided_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     issue_no: Option<u32>,
@@ -47,6 +49,7 @@ pub struct ClaimView {
     #[serde(skip_serializing_if = "Option::is_none")]
     coupon_code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 

@@ -1,10 +1,11 @@
-//! What api-gateway and notifier share of HTTP: listeners with named limits, bearer tokens, problem details, and how times,
-//! preferences and idempotency keys are spelled.
+//! What api-gateway and notifier share of HTTP: listeners with named limits, bearer tokens, problem details, how times, preferences and
+//! idempotency keys are spelled, and the OpenAPI document that says so.
 
 pub mod auth;
 pub mod claim_view;
 pub mod headers;
 pub mod listener;
+pub mod openapi;
 pub mod problem;
 pub mod time;
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, Service, ServiceRequest};
-use actix_web::error::{JsonPayloadError, PayloadError};
+use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpServer};
@@ -95,6 +95,7 @@ pub fn serve(
         App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
             .app_data(web::JsonConfig::default().limit(body_bytes_max).error_handler(unreadable_body))
+            .app_data(web::QueryConfig::default().error_handler(unreadable_query))
             .wrap_fn(move |request, service| {
                 let (started, request_seconds) = (Instant::now(), request_seconds.clone());
                 let route = route(&request);
@@ -147,6 +148,10 @@ fn unreadable_body(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error
         }
         error => Problem::invalid("body", error).into(),
     }
+}
+
+fn unreadable_query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
+    Problem::invalid("query", error).into()
 }
 
 /// A body, as a handler got it.

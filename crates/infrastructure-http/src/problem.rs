@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// The codes that problems carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// A field, a header or the path is wrong; `field` names it.
@@ -80,7 +80,7 @@ impl Code {
         }
     }
 
-    fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -101,7 +101,7 @@ impl Code {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::InvalidRequest => "The request is wrong",
             Self::PayloadTooLarge => "The request is too large",
@@ -126,7 +126,7 @@ impl Code {
     }
 
     /// Seconds after which trying again makes sense, for answers that pass.
-    fn retry_after_s(self) -> Option<u32> {
+    pub(crate) fn retry_after_s(self) -> Option<u32> {
         match self {
             Self::RateLimited | Self::Overloaded | Self::InDoubt | Self::NotAccepted | Self::ShuttingDown => {
                 Some(1)

@@ -5,6 +5,7 @@ use infrastructure_http::ClaimView;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_postgres::look_up::IssuedCoupon;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::follow::Followed;
 
@@ -26,11 +27,14 @@ pub(crate) fn with_coupon(view: ClaimView, issued: Option<IssuedCoupon>) -> Clai
 }
 
 /// The `persisted` event: the coupon is in the system of record.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PersistedEvent)]
 pub(crate) struct PersistedView {
+    #[schema(value_type = String)]
     claim_id: ClaimId,
     coupon_code: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 

@@ -17,6 +17,7 @@ use infrastructure_postgres::look_up::IssuedCoupon;
 use serde::{Deserialize, Serialize};
 use service_runtime::Place;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use crate::Desk;
 use crate::answers::{PersistedView, followed as followed_view};
@@ -169,13 +170,18 @@ async fn await_persisted(
     }
 }
 
-#[derive(Serialize)]
-struct Position {
+/// The data of `position`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PositionEvent)]
+pub(crate) struct Position {
+    /// At most so many stand before the ticket.
     ahead: u64,
 }
 
-#[derive(Serialize)]
-struct End {}
+/// The data of `end`: there is nothing more to say.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndEvent)]
+pub(crate) struct End {}
 
 /// A stream's life, for the metrics.
 struct Life<'a> {

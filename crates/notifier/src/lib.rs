@@ -11,6 +11,7 @@ mod events;
 mod follow;
 mod look_up;
 mod metrics;
+pub mod openapi;
 mod tail;
 mod waiters;
 
@@ -102,8 +103,11 @@ impl Service for Notifier {
             metrics: Arc::clone(&metrics),
         });
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());
+        let document = openapi::claims().serve();
         let configure = move |app: &mut web::ServiceConfig| {
             app.app_data(desk.clone())
+                // Patterns are tried in this order: no claim is called openapi.json.
+                .configure(document.clone())
                 .route("/v1/claims/{claim_id}", web::get().to(claims::get))
                 .route("/v1/claims/{claim_id}/events", web::get().to(events::stream));
         };

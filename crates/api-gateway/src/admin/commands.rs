@@ -11,10 +11,12 @@ use coupon_domain::limits::{QUANTITY_MAX, REASON_BYTES_MAX};
 use coupon_domain::{Command, CommandCode, CommandId, CommandKind, CouponId, KeyId};
 use infrastructure_http::headers::{expected_version, required_idempotency_key, wait_preference};
 use infrastructure_http::listener::read_body;
+use infrastructure_http::openapi::{CommandCodeName, RefusalName};
 use infrastructure_http::time::from_rfc3339;
 use infrastructure_http::{Code, Problem, Scope};
 use infrastructure_postgres::{commands, coupons, drafts};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::coupons::wrong_fields;
 use super::operator;
@@ -26,9 +28,10 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often PostgreSQL is asked while waiting for an answer that the state does not show.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
 
-#[derive(Deserialize, Default)]
+/// What a command is told; which fields it reads depends on the command.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CommandBody {
+pub(crate) struct CommandBody {
     /// Why, for the audit.
     #[serde(default)]
     reason: Option<String>,
@@ -37,24 +40,42 @@ struct CommandBody {
     delta: Option<i64>,
     /// `reschedule`: the new window.
     #[serde(default)]
+    #[schema(format = DateTime)]
     opens_at: Option<String>,
     /// `reschedule`: the new window.
     #[serde(default)]
+    #[schema(format = DateTime)]
     closes_at: Option<String>,
 }
 
 /// What is known of a command.
-#[derive(Serialize)]
-struct CommandView {
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CommandView {
+    #[schema(value_type = String)]
     command_id: CommandId,
+    #[schema(value_type = String)]
     coupon_id: CouponId,
-    status: &'static str,
+    status: CommandStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CommandCodeName>)]
     code: Option<&'static str>,
+    /// Why, where the code is `refused`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    refusal: Option<String>,
+    #[schema(value_type = Option<RefusalName>)]
+    refusal: Option<&'static str>,
+    /// The coupon's version after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
+}
+
+/// Whether the log has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum CommandStatus {
+    /// Not yet, or not where we could look.
+    Pending,
+    /// It has.
+    Answered,
 }
 
 pub(crate) async fn post(
@@ -151,7 +172,14 @@ fn window(body: &CommandBody) -> Result<Window, Problem> {
 
 fn pending(command_id: CommandId) -> CommandView {
     let coupon_id = command_id.coupon_id;
-    CommandView { command_id, coupon_id, status: "pending", code: None, refusal: None, version: None }
+    CommandView {
+        command_id,
+        coupon_id,
+        status: CommandStatus::Pending,
+        code: None,
+        refusal: None,
+        version: None,
+    }
 }
 
 impl Desk {
@@ -225,9 +253,9 @@ impl Desk {
         let find = async |connection: &mut _| commands::find(connection, command_id).await;
         let stored = self.ask_postgres("find_command", find).await.ok().flatten()?;
         Some(CommandView {
-            status: "answered",
+            status: CommandStatus::Answered,
             code: Some(stored.code.as_str()),
-            refusal: stored.refusal.map(|refusal| refusal.as_str().to_owned()),
+            refusal: stored.refusal.map(|refusal| refusal.as_str()),
             version: Some(stored.version),
             ..pending(command_id)
         })
@@ -237,7 +265,7 @@ impl Desk {
         let known = self.states.get(command_id.coupon_id)?;
         let last = known.state.last_command;
         (last.command_id == command_id).then(|| CommandView {
-            status: "answered",
+            status: CommandStatus::Answered,
             code: Some(last.code.as_str()),
             version: Some(known.state.version),
             ..pending(command_id)

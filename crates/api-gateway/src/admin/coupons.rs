@@ -11,6 +11,7 @@ use infrastructure_http::{Code, Problem, Scope};
 use infrastructure_postgres::coupons;
 use infrastructure_postgres::drafts::{self, Draft, Inserted};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::operator;
@@ -23,16 +24,21 @@ const PAGE: u16 = 50;
 /// Most coupons on a page.
 const PAGE_MAX: u16 = 200;
 
-#[derive(Deserialize)]
+/// A coupon to be.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DraftRequest {
     name: String,
     quantity: u64,
     #[serde(default = "one")]
     per_user_limit: u64,
+    #[schema(format = DateTime)]
     opens_at: String,
+    #[schema(format = DateTime)]
     closes_at: String,
+    /// When what was issued expires; or `expires_after_days`, or neither.
     #[serde(default)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
     #[serde(default)]
     expires_after_days: Option<u16>,
@@ -149,11 +155,12 @@ fn new_draft(
 }
 
 /// A coupon as operators see it: a draft, or published.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct AdminCoupon {
+    #[schema(value_type = String)]
     coupon_id: CouponId,
     partition: i32,
-    status: &'static str,
+    status: AdminStatus,
     name: String,
     quantity: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,9 +172,12 @@ pub(crate) struct AdminCoupon {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
     per_user_limit: u16,
+    #[schema(format = DateTime)]
     opens_at: String,
+    #[schema(format = DateTime)]
     closes_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_after_days: Option<u16>,
@@ -176,9 +186,42 @@ pub(crate) struct AdminCoupon {
     #[serde(skip_serializing_if = "Option::is_none")]
     created_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     created_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     decided_offset: Option<i64>,
+}
+
+/// Where a coupon stands, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum AdminStatus {
+    /// Not published.
+    Draft,
+    /// Its window has not opened.
+    Scheduled,
+    /// Claims are eligible.
+    Open,
+    /// Held back.
+    Paused,
+    /// Nothing left.
+    SoldOut,
+    /// Over.
+    Closed,
+    /// Over, and forgotten by the line.
+    Retired,
+}
+
+impl From<Phase> for AdminStatus {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Scheduled => Self::Scheduled,
+            Phase::Open => Self::Open,
+            Phase::Paused => Self::Paused,
+            Phase::SoldOut => Self::SoldOut,
+            Phase::Closed => Self::Closed,
+        }
+    }
 }
 
 impl AdminCoupon {
@@ -187,7 +230,7 @@ impl AdminCoupon {
         Self {
             coupon_id: draft.coupon_id,
             partition: draft.coupon_id.partition().number(),
-            status: "draft",
+            status: AdminStatus::Draft,
             name: draft.name.clone(),
             quantity: draft.quantity,
             issued: None,
@@ -213,7 +256,7 @@ impl AdminCoupon {
         Self {
             coupon_id: state.coupon_id,
             partition: state.coupon_id.partition().number(),
-            status: if retired { "retired" } else { Phase::of(state, desk.broker_now()).as_str() },
+            status: if retired { AdminStatus::Retired } else { Phase::of(state, desk.broker_now()).into() },
             name: definition.name().to_owned(),
             quantity: state.quantity,
             issued: Some(state.issued),
@@ -278,11 +321,13 @@ pub(crate) struct PageRequest {
     before: Option<String>,
 }
 
-#[derive(Serialize)]
-struct PageView {
+/// A page of coupons, the newest first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PageView {
     coupons: Vec<AdminCoupon>,
     /// Give it as `before` for the next page; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     next: Option<CouponId>,
 }
 

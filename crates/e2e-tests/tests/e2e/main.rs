@@ -6,6 +6,7 @@ mod audit_in_a_burst;
 mod bad_requests;
 mod binaries;
 mod commands_repeated;
+mod described;
 mod flood_of_garbage;
 mod granted_stored_pushed;
 mod halted_tail;
@@ -74,6 +75,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("audit_and_oracle_catch_planted_faults", planted_faults::scenario),
     ("a_claim_is_taken_with_a_signed_token_and_no_shared_secret", signed_tokens::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
+    ("every_answer_is_one_that_the_served_document_describes", described::scenario),
     ("beyond_a_limit_the_answer_is_503_or_the_turn_comes_later", limits::scenario),
     ("services_refuse_wrong_topics_and_wait_for_missing_ones", wrong_topics::scenario),
     ("every_binary_explains_itself_and_refuses_a_wrong_configuration", binaries::scenario),

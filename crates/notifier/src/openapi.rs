@@ -1,0 +1,62 @@
+//! The document of the listener: every route is listed here.
+//!
+//! The notifier documents its own routes, under the path that the ingress sends here, instead of the gateway doing so for it: services never depend
+//! on each other, and where two releases run side by side neither speaks for the other.
+
+use infrastructure_http::openapi::{Access, Document, Route, text};
+use infrastructure_http::{ClaimView, Code};
+
+use crate::answers::PersistedView;
+use crate::events::{End, Position};
+
+const CLAIM_ID: (&str, &str) = ("claim_id", "the claim, from the 202 or from `claims/mine`");
+
+/// What users are served.
+#[must_use]
+pub fn claims() -> Document {
+    let about = "What became of a claim. The rest of the API is described at `/v1/openapi.json`.";
+    Document::new("Firstcome: answers of claims", about, "/v1/claims/openapi.json")
+        .route(
+            Route::get("/v1/claims/{claim_id}", "answer", Access::User, "The claim's answer")
+                .path_parameter(CLAIM_ID.0, CLAIM_ID.1)
+                .prefer_wait("how long to wait for an answer, up to `notify.wait_s_max`")
+                .answers::<ClaimView>(200, "The answer, or that there is none yet (`pending`)", &[])
+                .refuses(&[Code::NotFound, Code::Overloaded, Code::Unavailable]),
+        )
+        .route(
+            Route::get("/v1/claims/{claim_id}/events", "events", Access::UserOrStreamToken, "The claim's answer as events")
+                .description(
+                    "Server-sent events: `position` (data: PositionEvent), `decided` (ClaimView), after a grant `persisted` (PersistedEvent), \
+                     `end` (EndEvent; its id is the place in the log that the answer was given for). A stream that breaks off says the same again \
+                     to whoever comes back; with the id of the `end` there is nothing more to say.",
+                )
+                .path_parameter(CLAIM_ID.0, CLAIM_ID.1)
+                .query("token", "the stream token of the 202, instead of a bearer token", text())
+                .header("Last-Event-ID", "the id of the last event seen")
+                .answers_with(200, "The events", Some("text/event-stream"))
+                .answers_with(204, "The end was seen: do not come back", None)
+                .refuses(&[Code::NotFound, Code::Overloaded, Code::ShuttingDown, Code::Unavailable]),
+        )
+        .schema::<Position>()
+        .schema::<PersistedView>()
+        .schema::<End>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_golden(document: Document, name: &str, golden: &str) {
+        let served = document.to_json();
+        if served != golden {
+            let found = std::env::temp_dir().join(name);
+            std::fs::write(&found, &served).unwrap();
+            panic!("docs/{name} is not what is served; that is in {}", found.display());
+        }
+    }
+
+    #[test]
+    fn the_document_in_docs_is_what_is_served() {
+        assert_golden(claims(), "openapi-claims.json", include_str!("../../../docs/openapi-claims.json"));
+    }
+}
