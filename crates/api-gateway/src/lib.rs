@@ -20,7 +20,7 @@ use std::time::Duration;
 use actix_web::web::{self, Data};
 use coupon_domain::{KeyId, KeyRing};
 use infrastructure_http::{AdminVerifier, UserVerifier, listener};
-use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic};
+use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic, TopicLayout};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
 use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
@@ -35,6 +35,9 @@ use state_map::StateMap;
 
 /// The name in metrics and logs.
 pub const NAME: &str = "api-gateway";
+
+/// Looks into the log on behalf of operators that go on at once: each takes a thread and reads up to a few hundred thousand records.
+const LOG_READS_MAX: u32 = 2;
 
 /// The service.
 pub struct ApiGateway;
@@ -53,6 +56,10 @@ struct Desk {
     broker_clock: Arc<BrokerClock>,
     rates: UserRates,
     in_flight: Limit,
+    /// Looks into the log on behalf of operators.
+    log_reads: Limit,
+    kafka: Connection,
+    layout: TopicLayout,
     metrics: Arc<ServiceMetrics>,
 }
 
@@ -105,6 +112,9 @@ impl Service for ApiGateway {
             },
             rates: UserRates::new(&config.claims, &limits),
             in_flight: limits.limit("claims_in_flight", config.claims.in_flight_max),
+            log_reads: limits.limit("admin_log_reads", LOG_READS_MAX),
+            kafka: connection.clone(),
+            layout: layout.clone(),
             context: context.clone(),
             keys,
             active_key,

@@ -6,6 +6,9 @@ use infrastructure_http::{ClaimView, Code};
 
 use crate::admin::commands::{CommandBody, CommandView};
 use crate::admin::coupons::{AdminCoupon, DraftRequest, PageView};
+use crate::admin::dead_letters::DeadLettersView;
+use crate::admin::events::EventsView;
+use crate::admin::ledger::LedgerView;
 use crate::claim::Accepted;
 use crate::coupon::{CouponView, OwnClaims, WatermarkView};
 
@@ -81,6 +84,28 @@ pub fn admin() -> Document {
                 .path_parameter(COUPON_ID.0, COUPON_ID.1)
                 .answers::<AdminCoupon>(200, "The coupon; once it is published, its version is in the ETag", &[])
                 .refuses(&[Code::UnknownCoupon, Code::Unavailable]),
+        )
+        .route(
+            Route::get("/admin/v1/coupons/{coupon_id}/ledger", "ledger", Access::Operator, "A coupon's claims, counted (coupons:read)")
+                .description("Each claim that is in the log once, by its final answer, else by its latest.")
+                .path_parameter(COUPON_ID.0, COUPON_ID.1)
+                .answers::<LedgerView>(200, "The ledger at the log's end", &[])
+                .refuses(&[Code::UnknownCoupon, Code::Overloaded, Code::Unavailable]),
+        )
+        .route(
+            Route::get("/admin/v1/coupons/{coupon_id}/events", "events", Access::Operator, "Who changed a coupon, and why (coupons:read)")
+                .path_parameter(COUPON_ID.0, COUPON_ID.1)
+                .query("limit", "events on a page, 50 unless given", number().minimum(Some(1)).maximum(Some(200)))
+                .query("before", "the `next` of the page before", number())
+                .answers::<EventsView>(200, "The newest first", &[])
+                .refuses(&[Code::Unavailable]),
+        )
+        .route(
+            Route::get("/admin/v1/dead-letters", "dead_letters", Access::Operator, "What could not be read (coupons:read)")
+                .query("limit", "letters that are shown, 50 unless given", number().minimum(Some(1)).maximum(Some(1000)))
+                .query("all", "`true`: those that were redriven or discarded, too", text())
+                .answers::<DeadLettersView>(200, "The oldest first", &[])
+                .refuses(&[Code::Overloaded, Code::Unavailable]),
         )
         .route(
             Route::post("/admin/v1/coupons/{coupon_id}/{command}", "command", Access::Operator, "Change a coupon (coupons:write)")

@@ -43,6 +43,10 @@ pub(crate) enum Coupon {
     Retire(Retire),
     /// Show one coupon.
     Show(Show),
+    /// Count its claims: accepted = granted + rejected + deferred + undecided + dead_lettered.
+    Ledger(Show),
+    /// Show who changed it, when and why, the newest first.
+    Events(Show),
     /// List coupons, the newest first.
     List(List),
 }
@@ -196,6 +200,18 @@ pub(crate) async fn run(coupon: Coupon, settings: &Settings, output: Output) -> 
             output.one(&Admin::open(settings, "couponctl")?.show(&show.coupon_id).await?);
             Ok(())
         }
+        Coupon::Ledger(show) => {
+            let admin = Admin::open(settings, "couponctl")?;
+            let ledger = admin.get(&format!("/admin/v1/coupons/{}/ledger", show.coupon_id)).await?;
+            output.one(&ledger.body);
+            Ok(())
+        }
+        Coupon::Events(show) => {
+            let admin = Admin::open(settings, "couponctl")?;
+            let events = admin.events(&show.coupon_id).await?;
+            output.many(&events, &["appended_at", "actor", "kind", "code", "reason", "offset"]);
+            Ok(())
+        }
         Coupon::List(list) => {
             let admin = Admin::open(settings, "couponctl")?;
             let before = list.before.map_or_else(String::new, |id| format!("&before={id}"));
@@ -338,6 +354,20 @@ impl Admin {
             match page.get("next").and_then(Value::as_str) {
                 Some(next) => before = format!("&before={next}"),
                 None => return Ok(over),
+            }
+        }
+    }
+
+    /// All events of a coupon, page by page.
+    async fn events(&self, coupon_id: &str) -> Result<Vec<Value>, Failure> {
+        let (mut events, mut before) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/admin/v1/coupons/{coupon_id}/events?limit={PAGE}{before}");
+            let page = self.get(&path).await?.body;
+            events.extend(page.get("events").and_then(Value::as_array).into_iter().flatten().cloned());
+            match page.get("next").and_then(Value::as_i64) {
+                Some(next) => before = format!("&before={next}"),
+                None => return Ok(events),
             }
         }
     }

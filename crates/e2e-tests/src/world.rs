@@ -310,6 +310,16 @@ impl World {
         self.tokens.mint(sub, audience, scope, expires_at).map_err(anyhow::Error::msg)
     }
 
+    /// A coupon's ledger, as the first gateway counts it.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ledger(&self, coupon_id: &str) -> Result<Value> {
+        let answer = self.operator()?.get(&format!("/admin/v1/coupons/{coupon_id}/ledger"), &[]).await?;
+        ensure!(answer.status == StatusCode::OK, "the ledger of {coupon_id} was answered {answer:?}");
+        Ok(answer.body)
+    }
+
     /// Makes users' tokens, for tasks that outlive a borrow of the world.
     #[must_use]
     pub fn user_mint(&self) -> UserMint {

@@ -7,12 +7,14 @@
 pub mod audit;
 pub mod batch;
 pub mod checkpoint;
+pub mod claim_counts;
 pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod coupons;
 pub mod drafts;
 pub mod dump;
+pub mod events;
 pub mod look_up;
 pub mod migrations;
 pub mod progress;

@@ -24,6 +24,11 @@ pub(crate) fn scenario() -> Result<()> {
             .iter()
             .any(|partition| partition["outcomes"].as_i64() > partition["postgres"].as_i64());
         ensure!(behind, "{report}");
+        // The gateway's ledger reads on where the writer stands.
+        let ledger = world.ledger(&coupon_id).await?;
+        let least = i64::try_from(burst.accepted())? - 40;
+        ensure!(ledger["persisted_offset"].as_i64() < ledger["decided_offset"].as_i64(), "{ledger}");
+        ensure!(ledger["accepted"].as_i64() >= Some(least), "at least {least}: {ledger}");
         let quiet =
             world.deployment.couponctl(&["audit", "--quiet"]).err().context("lag is no rest")?.to_string();
         ensure!(quiet.contains("exit status: 5") && quiet.contains("PostgreSQL is"), "{quiet}");

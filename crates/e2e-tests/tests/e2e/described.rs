@@ -5,6 +5,7 @@ use e2e_tests::contract::Contract;
 use e2e_tests::world::random;
 use e2e_tests::{CouponSpec, User, World, WorldSpec, eventually};
 use infrastructure_http::time::to_rfc3339;
+use infrastructure_kafka::Topic;
 use local_stack::{Role, ServiceSpec};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -99,6 +100,26 @@ async fn operators(world: &World) -> Result<()> {
     admin.expect((200, ""), GET, &coupon, bearer(&token)).await?;
     let page = admin.expect((200, ""), GET, &format!("{coupons}?limit=1"), bearer(&token)).await?;
     ensure!(page["next"].is_string(), "{page}");
+    admin.expect((200, ""), GET, &format!("{coupon}/ledger"), bearer(&token)).await?;
+    admin.expect((404, "unknown_coupon"), GET, &format!("{nobodys}/ledger"), bearer(&token)).await?;
+    world.wait_until_stored().await?;
+    let events = admin.expect((200, ""), GET, &format!("{coupon}/events?limit=2"), bearer(&token)).await?;
+    ensure!(events["next"].is_number() && events["events"][1]["reason"] == "rain", "{events}");
+    let rest = format!("{coupon}/events?before={}", events["next"]);
+    let rest = admin.expect((200, ""), GET, &rest, bearer(&token)).await?;
+    ensure!(rest["next"].is_null() && rest["events"][0]["kind"] == "publish", "{rest}");
+    world.append(Topic::DeadLetters, 0, "", b"of another installation").await?;
+    let letters = admin.expect((200, ""), GET, "/admin/v1/dead-letters?all=true", bearer(&token)).await?;
+    ensure!(letters["open"] == 0, "{letters}");
+    for (path, wrong) in [("dead-letters", "limit=0"), ("dead-letters", "all=7"), ("coupons/tea/ledger", "")]
+    {
+        let path = format!("/admin/v1/{path}?{wrong}");
+        admin.expect((400, "invalid_request"), GET, &path, bearer(&token)).await?;
+    }
+    for wrong in ["limit=0", "limit=201", "before=-1", "before=x"] {
+        let path = format!("{coupon}/events?{wrong}");
+        admin.expect((400, "invalid_request"), GET, &path, bearer(&token)).await?;
+    }
     for wrong in ["limit=0", "limit=x", "size=1"] {
         admin.expect((400, "invalid_request"), GET, &format!("{coupons}?{wrong}"), bearer(&token)).await?;
     }

@@ -36,6 +36,14 @@ pub(crate) fn scenario() -> Result<()> {
         let report = oracle::verify(&world).await?;
         ensure!(report["ledger"]["dead_lettered"] == 2 && report["ledger"]["granted"] == 0, "{report}");
 
+        let ledger = world.ledger(&coupon_id).await?;
+        ensure!(ledger["dead_lettered"] == 2 && ledger["accepted"] == 2, "{ledger}");
+        let letters = world.operator()?.get("/admin/v1/dead-letters", &[]).await?.body;
+        ensure!(
+            letters["open"] == 2 && letters["letters"][0]["letter"] == first_letter.as_str(),
+            "{letters}"
+        );
+
         // No unit is held, no place is kept: one of two is gone to somebody who came later.
         ensure!(world.user("later")?.press_to_the_end(&coupon_id).await? == "granted");
         let listed = dlq(&world, &["list"])?;
