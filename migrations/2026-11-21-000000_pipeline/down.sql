@@ -6,6 +6,8 @@ DROP FUNCTION demand;
 DROP TABLE audit_events;
 DROP TABLE commands;
 DROP TABLE parked_claims;
+DROP TABLE redemption_closures;
+DROP TABLE redemptions;
 DROP TABLE issued_coupons;
 DROP TABLE claims;
 DROP TABLE coupons;

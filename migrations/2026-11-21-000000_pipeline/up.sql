@@ -1,5 +1,5 @@
--- The tables of the pipeline. Everything about a published coupon is derived from the log by db-writer; drafts are the
--- only rows that are born here. UNIQUE and CHECK hold even if everything above them were wrong.
+-- The tables of the pipeline. Everything about a published coupon is derived from the log by db-writer; drafts and
+-- redemptions are the only rows that are born here. UNIQUE and CHECK hold even if everything above them were wrong.
 --
 -- Ids are kept in their compact form: coupon_id is the UUID of a coupon id, claim_mac and command_mac are the 128-bit
 -- macs at the end of a claim id and of a command id. A mac says which claim or command of its coupon it is, for the
@@ -124,8 +124,38 @@ CREATE TABLE issued_coupons (
     CONSTRAINT issued_coupons_user_slot UNIQUE (coupon_id, user_id, slot),
     CONSTRAINT issued_coupons_user_nth UNIQUE (coupon_id, user_id, user_nth),
     -- FIRST-COME: no number twice.
-    CONSTRAINT issued_coupons_issue_no UNIQUE (coupon_id, issue_no)
+    CONSTRAINT issued_coupons_issue_no UNIQUE (coupon_id, issue_no),
+    CONSTRAINT issued_coupons_used_for_an_order CHECK ((used_at IS NULL) = (order_ref IS NULL))
 );
+-- A user's wallet, the newest first.
+CREATE INDEX issued_coupons_wallet ON issued_coupons (user_id, issued_at, claim_mac, coupon_id);
+
+-- What issued coupons were used for. Written in the very statement that sets used_at. No foreign key: issued_coupons can
+-- be written anew from the log, redemptions cannot, and a coupon that came back unused is still refused here.
+CREATE TABLE redemptions (
+    claim_mac uuid NOT NULL,
+    coupon_id uuid NOT NULL,
+    redeemed_at timestamptz NOT NULL,
+    -- The request that did it: repeated under the same key it is answered alike.
+    idempotency_key text COLLATE "C" NOT NULL CHECK (octet_length(idempotency_key) BETWEEN 1 AND 255),
+    order_ref text NOT NULL CHECK (octet_length(order_ref) BETWEEN 1 AND 128),
+    redeemed_by text COLLATE "C" NOT NULL,
+    -- ONCE-USED
+    CONSTRAINT redemptions_once PRIMARY KEY (claim_mac, coupon_id)
+);
+
+-- When and why redeeming was closed: PostgreSQL was put back in time or moved, so that redemptions may be lost. At most
+-- one closure stands; only an operator ends it.
+CREATE TABLE redemption_closures (
+    closure_no integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    closed_at timestamptz NOT NULL DEFAULT now(),
+    closed_by text NOT NULL,
+    reason text NOT NULL,
+    reopened_at timestamptz,
+    reopened_by text,
+    CHECK ((reopened_at IS NULL) = (reopened_by IS NULL))
+);
+CREATE UNIQUE INDEX redemption_closures_one_stands ON redemption_closures ((true)) WHERE reopened_at IS NULL;
 
 -- Claims whose record could not be read, as far as its bytes still named them: what their users are told until the claim is answered. The bytes lie
 -- in the dead-letter queue.

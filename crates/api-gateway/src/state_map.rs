@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use coupon_domain::wire::{PublishedState, decode_state};
 use coupon_domain::{CouponId, Offset, Partition};
-use infrastructure_kafka::{Connection, RecordView};
+use infrastructure_kafka::{Connection, Reader, RecordView};
 use parking_lot::RwLock;
 use service_runtime::tail::{CompactedTopic, keep_reading};
 use service_runtime::{Context, Ended};
@@ -123,7 +123,7 @@ pub(crate) fn start(
             shutdown: &shutdown,
             turn: &turn,
         };
-        let at_end = || {
+        let at_end = |_: &Reader| {
             map.complete.store(true, Ordering::Release);
             ready.met();
         };

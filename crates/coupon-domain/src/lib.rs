@@ -3,8 +3,8 @@
 //! A *coupon* is what is on offer; a *claim* is one user's request for it; a *command* is an operator's change to it.
 //! Claims and commands of one coupon stand in one line, a Kafka partition. The [`ledger`] folds that line: every
 //! record gets one [`outcome`], and the same line always gives the same outcomes, bit for bit. What a service does when
-//! it starts, when it meets a copy, a gap or a break is decided here too ([`resume`], [`accept`], [`view_sync`]) and only
-//! carried out elsewhere.
+//! it starts, when it meets a copy, a gap, a break or a store of another time is decided here too ([`resume`], [`accept`],
+//! [`view_sync`], [`restored`]) and only carried out elsewhere.
 
 pub mod accept;
 pub mod answer;
@@ -24,8 +24,10 @@ pub mod invariant;
 pub mod keys;
 pub mod ledger;
 pub mod limits;
+pub mod order_ref;
 pub mod outcome;
 pub mod position;
+pub mod restored;
 pub mod resume;
 pub mod stream_token;
 pub mod timestamp;
@@ -47,6 +49,7 @@ pub use halt::HaltReason;
 pub use idempotency_key::IdempotencyKey;
 pub use keys::{Key, KeyId, KeyRing};
 pub use ledger::Ledger;
+pub use order_ref::OrderRef;
 pub use outcome::Outcome;
 pub use position::{Offset, Partition};
 pub use timestamp::Timestamp;

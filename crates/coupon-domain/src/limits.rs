@@ -12,6 +12,8 @@ pub const NAME_BYTES_MAX: usize = 200;
 pub const REASON_BYTES_MAX: usize = 500;
 /// Highest round. One look-up of a user's claims asks for one claim id per round, so rounds are few.
 pub const ROUND_MAX: u8 = 31;
+/// Longest reference of the order that a coupon is redeemed for, in bytes.
+pub const ORDER_REF_BYTES_MAX: usize = 128;
 /// Longest Idempotency-Key, in characters (visible ASCII).
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 /// Longest key id, in characters.

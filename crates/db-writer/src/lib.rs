@@ -2,12 +2,14 @@
 //!
 //! Each partition has a thread of its own ([`writer`]). It resumes from its own `partition_progress` row, never from Kafka's committed
 //! offsets, so a PostgreSQL that went back in time only means writing again. While one batch is being committed the next is
-//! prepared ([`prepare`]). What is committed is published ([`persisted`]).
+//! prepared ([`prepare`]). What is committed is published ([`persisted`]), and by that a database that went back in time is known
+//! ([`restored`]).
 
 mod config;
 mod metrics;
 mod persisted;
 mod prepare;
+mod restored;
 mod writer;
 
 use std::sync::Arc;
@@ -54,6 +56,7 @@ impl Service for DbWriter {
             runtime: tokio::runtime::Handle::current(),
             context: context.clone(),
             connection: connection.clone(),
+            published: restored::Published::default(),
             keys,
             metrics,
         };

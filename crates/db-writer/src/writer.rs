@@ -12,7 +12,7 @@ use coupon_domain::{HaltReason, KeyRing, Offset, OutcomeWatermark, Partition};
 use infrastructure_kafka::{Connection as KafkaConnection, Producer, Reader};
 use infrastructure_postgres::batch::{Written, write_command, write_outcomes};
 use infrastructure_postgres::progress::{self, Progress};
-use infrastructure_postgres::{Connection, PostgresError, coupons};
+use infrastructure_postgres::{Connection, PostgresError, closures, coupons};
 use service_runtime::partition::{Halt, Interrupted, PartitionJob, Worker};
 use service_runtime::{Context, Ended};
 
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::metrics::ServiceMetrics;
 use crate::persisted::Publisher;
 use crate::prepare::{Prepared, Preparer};
+use crate::restored::{self, Published};
 
 /// How long the writer waits for a batch before its loop turns.
 const TURN: Duration = Duration::from_secs(1);
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) producer: Producer,
     pub(crate) outcomes_topic: String,
     pub(crate) persisted_topic: String,
+    pub(crate) published: Published,
     pub(crate) keys: KeyRing,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) metrics: ServiceMetrics,
@@ -88,20 +90,25 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Connects, loads the partition's own place, and prepares from there on.
+    /// Connects, looks whether the database was put back in time, loads the partition's own place, and prepares from there on.
     fn open(shared: &'a Shared, worker: &'a Worker) -> Result<(Self, Preparer), Interrupted> {
         let partition = worker.partition();
         let section = &shared.context.config.postgres;
+        let connecting = worker.block_on(&shared.runtime, Connection::open(section))?;
+        let mut connection = connecting.map_err(|error| interruption(shared, error))?;
+        // Once the connection exists: the database behind it is not put back in time while it lasts.
+        let published = shared.published.read(worker, &shared.connection, &shared.persisted_topic)?;
         let opening = async {
-            let mut connection = Connection::open(section).await?;
-            let system_identifier = connection.system_identifier().await?;
+            // First, so that a partition that is not there yet has a beat that can be raised.
+            progress::load_or_create(&mut connection, partition).await?;
+            let store = restored::examine(&mut connection, &published).await?;
             let progress = progress::load_or_create(&mut connection, partition).await?;
             let coupons = coupons::in_partition(&mut connection, partition).await?;
-            Ok((connection, system_identifier, progress, coupons))
+            Ok((store, progress, coupons))
         };
         let opened = worker.block_on(&shared.runtime, opening)?;
-        let (connection, system_identifier, progress, coupons) =
-            opened.map_err(|error| interruption(shared, error))?;
+        let (store, progress, coupons) = opened.map_err(|error| interruption(shared, error))?;
+        shared.metrics.redemptions_closed.set(i64::from(store.closure.is_some()));
         shared.metrics.postgres_up.set(1);
 
         let reader = Reader::new(&shared.connection, &shared.outcomes_topic, "outcomes reader")?;
@@ -139,7 +146,7 @@ impl<'a> Session<'a> {
         );
         let session = Self {
             connection,
-            system_identifier,
+            system_identifier: store.stand.system_identifier,
             watermark: progress.watermark,
             beat: progress.beat,
             publisher,
@@ -249,9 +256,15 @@ impl<'a> Session<'a> {
     /// While nothing happens: is the row still as it was left? A database that was put back in time says less than it did.
     fn beat(&mut self) -> Result<(), Interrupted> {
         let (partition, watermark) = (self.worker.partition(), self.watermark);
-        let raising = progress::beat(&mut self.connection, partition, &watermark);
-        let beat = self.worker.block_on(&self.shared.runtime, raising)?;
-        match beat.map_err(|error| interruption(self.shared, error))? {
+        let connection = &mut self.connection;
+        let raising = async {
+            let beat = progress::beat(connection, partition, &watermark).await?;
+            Ok((beat, closures::standing(connection.as_pooled()).await?))
+        };
+        let raised = self.worker.block_on(&self.shared.runtime, raising)?;
+        let (beat, closure) = raised.map_err(|error| interruption(self.shared, error))?;
+        self.shared.metrics.redemptions_closed.set(i64::from(closure.is_some()));
+        match beat {
             Some(beat) => {
                 self.moved(watermark, beat);
                 Ok(())

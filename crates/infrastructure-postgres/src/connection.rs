@@ -1,12 +1,12 @@
 //! Connections: a dedicated one per writer, a pool for requests, and what their errors mean.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::deadpool;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt as _;
 
 use crate::config::PostgresSection;
@@ -123,20 +123,9 @@ impl Connection {
             .unwrap_or_else(|_| Err(PostgresError::Unreachable(format!("no connection within {patience:?}"))))
     }
 
-    /// PostgreSQL's own name for its cluster, in decimal: another one is another database.
-    ///
-    /// # Errors
-    /// [`PostgresError`].
-    pub async fn system_identifier(&mut self) -> Result<String, PostgresError> {
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            system_identifier: String,
-        }
-
-        let sql = "SELECT system_identifier::text AS system_identifier FROM pg_control_system()";
-        let row: Row = diesel::sql_query(sql).get_result(&mut self.inner).await?;
-        Ok(row.system_identifier)
+    /// For what is asked on a connection of one's own and on a pool's alike.
+    pub fn as_pooled(&mut self) -> &mut PooledConnection {
+        &mut self.inner
     }
 }
 
@@ -181,12 +170,25 @@ impl Pool {
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T, PostgresError>,
     ) -> Result<T, PostgresError> {
+        self.run_since(async |connection, _| work(connection).await).await
+    }
+
+    /// The same as [`Pool::run`] for work that must know since when its connection exists: the database behind a connection is not put
+    /// back in time while it lasts.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub async fn run_since<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection, Instant) -> Result<T, PostgresError>,
+    ) -> Result<T, PostgresError> {
         let running = async {
             let object =
                 self.inner.get().await.map_err(|error| PostgresError::Unreachable(error.to_string()))?;
+            let connected_at = deadpool::Object::metrics(&object).created;
             let mut lent = Lent(Some(object));
             let Some(connection) = &mut lent.0 else { unreachable!("it was lent just now") };
-            let result = work(connection).await;
+            let result = work(connection, connected_at).await;
             if !matches!(result, Err(PostgresError::Unreachable(_))) {
                 lent.give_back();
             }

@@ -28,3 +28,14 @@ diesel::table! {
         last_appended_at -> Nullable<Timestamptz>,
     }
 }
+
+diesel::table! {
+    redemption_closures (closure_no) {
+        closure_no -> Integer,
+        closed_at -> Timestamptz,
+        closed_by -> Text,
+        reason -> Text,
+        reopened_at -> Nullable<Timestamptz>,
+        reopened_by -> Nullable<Text>,
+    }
+}

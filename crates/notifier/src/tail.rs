@@ -182,7 +182,7 @@ impl PersistedTail {
             turn: &turn,
         };
         let begin = |count| tails.grow(usize::try_from(count).unwrap_or(0));
-        let at_end = || {
+        let at_end = |_: &Reader| {
             caught_up.store(true, Ordering::Release);
             ready.met();
         };

@@ -115,6 +115,8 @@ catalogue! {
     SSE_EVENTS_TOTAL = "sse_events_total" Counter, ["event", "result"], "N", "Events of streams (position, decided, persisted, end): sent, or dropped because the client had gone";
     SSE_STREAM_SECONDS = "sse_stream_seconds" Histogram(Journey), ["reason"], "N", "Life of a stream, by how it ended: end, client, slow, shutdown";
     WATERMARK_OFFSET = "watermark_offset" Gauge, ["store", "partition"], "GSWN", "The first claims offset that a store does not reflect yet: log (its end), outcomes, postgres, redis, gateway, notifier";
+    REDEMPTIONS_TOTAL = "redemptions_total" Counter, ["result"], "G", "POSTs of redemptions, each once: redeemed, repeated, already_used, expired, key_reused, not_found, store_restored, invalid, unauthorized, rate_limited, overloaded, unavailable";
+    REDEMPTIONS_CLOSED = "redemptions_closed" Gauge, [], "GW", "1 while redeeming is closed because PostgreSQL was put back in time, as last seen";
     DLQ_RECORDS_TOTAL = "dlq_records_total" Counter, ["topic", "reason"], "S", "Copies written to the dead-letter queue";
 }
 

@@ -1,9 +1,9 @@
-//! Reading a topic along on a thread of its own, for as long as the process lives.
+//! Reading a topic along on a thread of its own, for as long as the process lives; and once, to its end.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use infrastructure_kafka::{Connection, KafkaError, ReadError, Reader, RecordView};
+use infrastructure_kafka::{Connection, KafkaError, LogBounds, ReadError, Reader, RecordView};
 
 use crate::exit::Ended;
 use crate::health::LoopTurn;
@@ -59,7 +59,8 @@ pub struct CompactedTopic<'a> {
 
 impl CompactedTopic<'_> {
     /// Reads all partitions from their beginning until the process ends, or the topic has grown or moved. `begin` is told how many partitions
-    /// there are, `take` each record; `at_end` is called again and again from when the ends that they had at the beginning are reached.
+    /// there are, `take` each record; `at_end` is called again and again from when the ends that they had at the beginning are reached, and may ask
+    /// the reader for the ends that they have now.
     ///
     /// # Errors
     /// [`KafkaError`].
@@ -67,7 +68,7 @@ impl CompactedTopic<'_> {
         &self,
         begin: impl FnOnce(i32),
         mut take: impl FnMut(&RecordView<'_>),
-        mut at_end: impl FnMut(),
+        mut at_end: impl FnMut(&Reader),
     ) -> Result<(), KafkaError> {
         let reader = Reader::new(self.connection, self.name, self.purpose)?;
         let count = reader.partition_count()?;
@@ -90,7 +91,7 @@ impl CompactedTopic<'_> {
                 Err(ReadError::Kafka(error)) => return Err(error),
             }
             if reader.is_at_end() {
-                at_end();
+                at_end(&reader);
             }
             if checked.elapsed() >= PARTITIONS_CHECK {
                 checked = Instant::now();
@@ -101,4 +102,30 @@ impl CompactedTopic<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads one partition from `from` on (or from where it begins by now) up to the end that it has now, and returns that end. `turn` is called
+/// again and again, and ends the reading by failing.
+///
+/// # Errors
+/// [`ReadError`], or that of `turn`.
+pub fn read_to_end<E: From<ReadError>>(
+    reader: &Reader,
+    partition: i32,
+    from: i64,
+    mut take: impl FnMut(&RecordView<'_>),
+    mut turn: impl FnMut() -> Result<(), E>,
+) -> Result<i64, E> {
+    let found = reader.bounds(partition).map_err(ReadError::from)?;
+    // A log that ends before the place that was read is another one.
+    let start = if found.end < from { found.start } else { from.max(found.start) };
+    reader.assign_within(&[(partition, LogBounds { start, ..found })]).map_err(ReadError::from)?;
+    while !reader.is_at_end() {
+        turn()?;
+        reader.drain(RECORDS_PER_TURN, POLL, |record| {
+            take(&record);
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(found.end)
 }

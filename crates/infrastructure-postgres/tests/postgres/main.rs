@@ -4,6 +4,7 @@
 
 mod batches;
 mod checkpoints;
+mod closures;
 mod constraints;
 mod database;
 mod drafts;
@@ -14,5 +15,7 @@ mod look_ups;
 mod migrations;
 mod outages;
 mod pool;
+mod redemptions;
 mod shop;
+mod wallet;
 mod writer;

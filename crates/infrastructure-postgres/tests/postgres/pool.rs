@@ -79,6 +79,20 @@ async fn there_are_never_more_connections_than_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn work_is_told_since_when_its_connection_exists() {
+    let database = Database::empty();
+    let pool = impatient(&database, 1);
+    let since = async || pool.run_since(async |_, connected_at| Ok(connected_at)).await.unwrap();
+    let before = Instant::now();
+    let first = since().await;
+    assert!(first > before);
+    assert_eq!(since().await, first, "the same connection");
+    assert_unreachable(takes_too_long(&pool).await);
+    let lost = Instant::now();
+    assert!(since().await > lost, "another connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_is_refused_does_not_cost_the_connection() {
     let database = Database::migrated().await;
     let pool = impatient(&database, 1);
