@@ -6,12 +6,9 @@ pub(crate) mod dead_letters;
 pub(crate) mod events;
 pub(crate) mod ledger;
 
-use std::time::Instant;
-
 use actix_web::HttpRequest;
 use actix_web::web::{self, Data};
-use infrastructure_http::{Code, Operator, Problem, Scope};
-use infrastructure_postgres::{PooledConnection, PostgresError};
+use infrastructure_http::{Operator, Problem, Scope};
 
 use crate::{Desk, openapi};
 
@@ -37,25 +34,4 @@ fn operator(request: &HttpRequest, desk: &Desk, scope: Scope) -> Result<Operator
     let operator = desk.admin_verifier.operator(request)?;
     operator.demand(scope)?;
     Ok(operator)
-}
-
-impl Desk {
-    /// Asks PostgreSQL. Without it this request cannot be answered; others can.
-    async fn ask_postgres<T>(
-        &self,
-        operation: &'static str,
-        work: impl AsyncFnOnce(&mut PooledConnection) -> Result<T, PostgresError>,
-    ) -> Result<T, Problem> {
-        let started = Instant::now();
-        let result = self.pool.run(work).await;
-        let label = if result.is_ok() { "ok" } else { "error" };
-        self.metrics.postgres(operation, label, started.elapsed().as_secs_f64());
-        result.map_err(|error| {
-            tracing::warn!(operation, "PostgreSQL was of no use: {error}");
-            Problem::new(
-                Code::Unavailable,
-                "PostgreSQL does not answer now; claims and commands go on without it",
-            )
-        })
-    }
 }

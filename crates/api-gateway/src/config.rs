@@ -40,6 +40,8 @@ pub struct Config {
     pub keys: GatewayKeysSection,
     /// Taking claims.
     pub claims: ClaimsSection,
+    /// Wallets and redemptions.
+    pub wallet: WalletSection,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             auth: GatewayAuthSection::default(),
             keys: GatewayKeysSection::default(),
             claims: ClaimsSection::default(),
+            wallet: WalletSection::default(),
         }
     }
 }
@@ -181,6 +184,20 @@ impl Default for ClaimsSection {
     }
 }
 
+/// The `wallet` section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WalletSection {
+    /// Most requests for wallets and redemptions being worked on at once; they share `postgres.pool_size_max` connections. Beyond it: 503 at once.
+    pub requests_max: u32,
+}
+
+impl Default for WalletSection {
+    fn default() -> Self {
+        Self { requests_max: 1_000 }
+    }
+}
+
 impl ServiceConfig for Config {
     fn runtime(&self) -> RuntimeSections<'_> {
         RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
@@ -207,6 +224,8 @@ impl ServiceConfig for Config {
             ("stream_token_s", claims.stream_token_s, 10, 86_400),
         ];
         problems.extend(Problem::out_of_range("claims", &ranges));
+        let wallet = [("requests_max", self.wallet.requests_max, 1, 100_000)];
+        problems.extend(Problem::out_of_range("wallet", &wallet));
         problems
     }
 }

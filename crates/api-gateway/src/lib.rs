@@ -1,7 +1,8 @@
 //! api-gateway: authenticates, refuses what is certain to fail, appends the claim, answers 202 with the ticket; and the operators' API on a listener of
 //! its own.
 //!
-//! It needs Kafka alone: without Redis a refusal is only advice, without PostgreSQL there are no drafts and lists.
+//! It needs Kafka alone: without Redis a refusal is only advice, without PostgreSQL there are no drafts, lists and
+//! wallets.
 
 mod admin;
 mod append;
@@ -11,8 +12,12 @@ mod config;
 mod coupon;
 mod metrics;
 pub mod openapi;
+mod postgres;
+mod published;
 mod rate_limit;
+mod redemption;
 mod state_map;
+mod wallet;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +35,7 @@ pub use config::Config;
 use append::{Appender, InFlight, StrangeLines};
 use broker_clock::{BrokerClock, BrokerNow};
 use metrics::ServiceMetrics;
+use published::Published;
 use rate_limit::UserRates;
 use state_map::StateMap;
 
@@ -50,6 +56,7 @@ struct Desk {
     keys: KeyRing,
     active_key: KeyId,
     states: Arc<StateMap>,
+    published: Arc<Published>,
     view: ViewReader,
     pool: Pool,
     appender: Appender,
@@ -60,6 +67,7 @@ struct Desk {
     log_reads: Limit,
     kafka: Connection,
     layout: TopicLayout,
+    wallet_requests: Limit,
     metrics: Arc<ServiceMetrics>,
 }
 
@@ -90,6 +98,8 @@ impl Service for ApiGateway {
         let layout = config.kafka.layout(production);
         let states = Arc::new(StateMap::default());
         state_map::start(&context, &connection, layout.name(Topic::State), &states, &metrics)?;
+        let published = Arc::new(Published::default());
+        published::start(&context, &connection, layout.name(Topic::Persisted), &published)?;
         let broker_clock = Arc::new(BrokerClock::default());
         let producer = Producer::new(&connection, ProducerPurpose::Claims).map_err(fatal)?;
         let producer_depth = limits.depth_of("producer_messages", config.kafka.queue_messages_max);
@@ -115,10 +125,12 @@ impl Service for ApiGateway {
             log_reads: limits.limit("admin_log_reads", LOG_READS_MAX),
             kafka: connection.clone(),
             layout: layout.clone(),
+            wallet_requests: limits.limit("wallet_requests", config.wallet.requests_max),
             context: context.clone(),
             keys,
             active_key,
             states,
+            published,
             broker_clock,
             metrics: Arc::clone(&metrics),
         });
@@ -162,7 +174,9 @@ fn user_routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + C
             .route("/v1/coupons/{coupon_id}/claims", web::post().to(claim::post))
             .route("/v1/coupons/{coupon_id}", web::get().to(coupon::get))
             .route("/v1/coupons/{coupon_id}/watermark", web::get().to(coupon::watermark))
-            .route("/v1/coupons/{coupon_id}/claims/mine", web::get().to(coupon::mine));
+            .route("/v1/coupons/{coupon_id}/claims/mine", web::get().to(coupon::mine))
+            .route("/v1/me/coupons", web::get().to(wallet::get))
+            .route("/v1/me/coupons/{claim_id}/redemptions", web::post().to(redemption::post));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the service measures.
 
+use actix_web::http::StatusCode;
 use infrastructure_http::Code;
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
@@ -19,9 +20,11 @@ pub(crate) struct ServiceMetrics {
     pub(crate) prefilter_error: Histogram,
     pub(crate) broker_clock_offset_seconds: Gauge,
     pub(crate) watermark: IntGaugeVec,
+    pub(crate) redemptions_closed: IntGauge,
     postgres_up: IntGauge,
     postgres_seconds: HistogramVec,
     claims: IntCounterVec,
+    redemptions: IntCounterVec,
 }
 
 impl ServiceMetrics {
@@ -30,6 +33,10 @@ impl ServiceMetrics {
         let claims = metrics.counters(&catalogue::CLAIMS_TOTAL);
         for refusal in REFUSALS {
             claims.with_label_values(&[result_of(refusal)]).inc_by(0);
+        }
+        let redemptions = metrics.counters(&catalogue::REDEMPTIONS_TOTAL);
+        for result in ["redeemed", "repeated"].into_iter().chain(OBSTACLES.map(obstacle)) {
+            redemptions.with_label_values(&[result]).inc_by(0);
         }
         let prefilter = metrics.histograms(&catalogue::PREFILTER_SECONDS);
         Self {
@@ -46,13 +53,25 @@ impl ServiceMetrics {
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
             postgres_up: up.with_label_values(&["postgres"]),
             postgres_seconds: metrics.histograms(&catalogue::POSTGRES_SECONDS),
+            redemptions_closed: metrics.int_gauge(&catalogue::REDEMPTIONS_CLOSED),
             claims,
+            redemptions,
         }
     }
 
     /// A POST of a claim was answered with a problem.
     pub(crate) fn refused(&self, code: Code) {
         self.claims.with_label_values(&[result_of(code)]).inc();
+    }
+
+    /// A POST of a redemption was answered.
+    pub(crate) fn redemption(&self, answer: Result<StatusCode, Code>) {
+        let result = match answer {
+            Ok(StatusCode::CREATED) => "redeemed",
+            Ok(_) => "repeated",
+            Err(code) => obstacle(code),
+        };
+        self.redemptions.with_label_values(&[result]).inc();
     }
 
     pub(crate) fn postgres(&self, operation: &str, result: &str, seconds: f64) {
@@ -81,6 +100,28 @@ fn result_of(code: Code) -> &'static str {
         Code::InvalidRequest => "invalid",
         Code::InDoubt => "doubt",
         Code::NotAccepted => "overloaded",
+        other => other.as_str(),
+    }
+}
+
+const OBSTACLES: [Code; 10] = [
+    Code::AlreadyUsed,
+    Code::Expired,
+    Code::IdempotencyKeyReused,
+    Code::NotFound,
+    Code::StoreRestored,
+    Code::InvalidRequest,
+    Code::Unauthorized,
+    Code::RateLimited,
+    Code::Overloaded,
+    Code::Unavailable,
+];
+
+/// The catalogue's word for a redemption that was not made.
+fn obstacle(code: Code) -> &'static str {
+    match code {
+        Code::InvalidRequest | Code::PayloadTooLarge => "invalid",
+        Code::IdempotencyKeyReused => "key_reused",
         other => other.as_str(),
     }
 }

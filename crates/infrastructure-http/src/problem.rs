@@ -33,6 +33,10 @@ pub enum Code {
     SoldOut,
     /// Too late.
     Closed,
+    /// The coupon was redeemed by another request.
+    AlreadyUsed,
+    /// The coupon was not redeemed in time.
+    Expired,
     /// The same Idempotency-Key came with another body before.
     IdempotencyKeyReused,
     /// More requests than one user may send.
@@ -47,6 +51,8 @@ pub enum Code {
     LogMismatch,
     /// A key or a store that this request needs is not there now.
     Unavailable,
+    /// PostgreSQL was put back in time: nothing is redeemed until an operator has looked.
+    StoreRestored,
     /// This process is about to end.
     ShuttingDown,
     /// Our fault.
@@ -68,6 +74,8 @@ impl Code {
             Self::Paused => "paused",
             Self::SoldOut => "sold_out",
             Self::Closed => "closed",
+            Self::AlreadyUsed => "already_used",
+            Self::Expired => "expired",
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
@@ -75,6 +83,7 @@ impl Code {
             Self::NotAccepted => "not_accepted",
             Self::LogMismatch => "log_mismatch",
             Self::Unavailable => "unavailable",
+            Self::StoreRestored => "store_restored",
             Self::ShuttingDown => "shutting_down",
             Self::Internal => "internal",
         }
@@ -87,8 +96,8 @@ impl Code {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::UnknownCoupon | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::NotOpen | Self::Paused | Self::SoldOut => StatusCode::CONFLICT,
-            Self::Closed => StatusCode::GONE,
+            Self::NotOpen | Self::Paused | Self::SoldOut | Self::AlreadyUsed => StatusCode::CONFLICT,
+            Self::Closed | Self::Expired => StatusCode::GONE,
             Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded
@@ -96,6 +105,7 @@ impl Code {
             | Self::NotAccepted
             | Self::LogMismatch
             | Self::Unavailable
+            | Self::StoreRestored
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -113,6 +123,8 @@ impl Code {
             Self::Paused => "Paused",
             Self::SoldOut => "Sold out",
             Self::Closed => "Closed",
+            Self::AlreadyUsed => "Already used",
+            Self::Expired => "Expired",
             Self::IdempotencyKeyReused => "The Idempotency-Key was used with another body",
             Self::RateLimited => "Too many requests",
             Self::Overloaded => "Too busy",
@@ -120,6 +132,7 @@ impl Code {
             Self::NotAccepted => "Not accepted",
             Self::LogMismatch => "The log has changed",
             Self::Unavailable => "Not available now",
+            Self::StoreRestored => "Redeeming is closed",
             Self::ShuttingDown => "Shutting down",
             Self::Internal => "Our fault",
         }
@@ -132,6 +145,8 @@ impl Code {
                 Some(1)
             }
             Self::LogMismatch | Self::Unavailable => Some(5),
+            // A person opens it.
+            Self::StoreRestored => Some(60),
             _ => None,
         }
     }
@@ -275,8 +290,11 @@ mod tests {
             Code::InvalidRequest,
             Code::PayloadTooLarge,
             Code::SoldOut,
+            Code::AlreadyUsed,
+            Code::Expired,
             Code::InDoubt,
             Code::IdempotencyKeyReused,
+            Code::StoreRestored,
         ] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }

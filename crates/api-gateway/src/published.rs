@@ -1,0 +1,195 @@
+//! What was published of PostgreSQL: `coupon.persisted`, read along. By it a gateway knows a database that was put back in time.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use coupon_domain::restored::PublishedBeats;
+use coupon_domain::wire::decode_persisted;
+use infrastructure_kafka::{Connection, LogBounds, Reader, RecordView};
+use parking_lot::RwLock;
+use service_runtime::tail::{CompactedTopic, keep_reading};
+use service_runtime::{Context, Ended, LoopTurn};
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+/// How long a request waits until everything is known that had been published before its connection was made. It waits only on a new
+/// connection; with Kafka away it then goes without an answer.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+
+/// What is known, and up to when.
+pub(crate) struct Published {
+    beats: RwLock<Arc<PublishedBeats>>,
+    /// Somebody wants to know everything that was published up to now.
+    asked: AtomicBool,
+    /// Everything that had been published by this moment is known.
+    known_until: watch::Sender<Option<Instant>>,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self {
+            beats: RwLock::default(),
+            asked: AtomicBool::new(false),
+            known_until: watch::Sender::new(None),
+        }
+    }
+}
+
+impl Published {
+    /// What is known.
+    pub(crate) fn beats(&self) -> Arc<PublishedBeats> {
+        Arc::clone(&self.beats.read())
+    }
+
+    /// Waits until everything is known that had been published by this moment. False: it is not, after a while.
+    pub(crate) async fn is_known_until(&self, moment: Instant) -> bool {
+        let mut known_until = self.known_until.subscribe();
+        let is_enough = |until: &Option<Instant>| until.is_some_and(|until| until >= moment);
+        if is_enough(&known_until.borrow()) {
+            return true;
+        }
+        self.asked.store(true, Ordering::Release);
+        let waited = tokio::time::timeout(CATCH_UP_MAX, known_until.wait_for(is_enough)).await;
+        waited.is_ok_and(|known| known.is_ok())
+    }
+
+    fn take(&self, record: &RecordView<'_>) {
+        let Some(payload) = record.payload() else { return };
+        match decode_persisted(payload) {
+            Ok(watermark) => Arc::make_mut(&mut self.beats.write()).saw(&watermark),
+            Err(error) => {
+                let (partition, offset) = (record.partition(), record.offset());
+                tracing::error!(partition, offset, "a watermark: {error}");
+            }
+        }
+    }
+}
+
+/// Starts reading along, on a thread of its own.
+pub(crate) fn start(
+    context: &Context<Config>,
+    connection: &Connection,
+    topic: String,
+    published: &Arc<Published>,
+) -> Result<(), Ended> {
+    let (published, connection) = (Arc::clone(published), connection.clone());
+    let turn = context.health.watch_loop("persisted-tail");
+    let shutdown = context.shutdown.clone();
+    let work = move || {
+        let topic = CompactedTopic {
+            connection: &connection,
+            name: &topic,
+            purpose: "persisted tail",
+            shutdown: &shutdown,
+            turn: &turn,
+        };
+        keep_reading(&turn, &shutdown, || {
+            let place = RefCell::new(Place::default());
+            let take = |record: &RecordView<'_>| {
+                published.take(record);
+                place.borrow_mut().read(record.partition(), record.offset());
+            };
+            let begin = |count| place.borrow_mut().begin(count);
+            topic.read(begin, take, |reader| place.borrow_mut().catch_up(&published, reader, &turn))
+        })
+    };
+    context.tasks.thread("persisted-tail", work).map(drop)
+}
+
+/// How far the topic was read, and how far it is to be read for those who wait.
+#[derive(Default)]
+struct Place {
+    next_offsets: Vec<i64>,
+    wanted: Option<Wanted>,
+}
+
+/// The ends that partitions had at a moment.
+struct Wanted {
+    asked_at: Instant,
+    bounds: Vec<LogBounds>,
+}
+
+impl Place {
+    fn begin(&mut self, partitions: i32) {
+        *self = Self { next_offsets: vec![0; usize::try_from(partitions).unwrap_or(0)], wanted: None };
+    }
+
+    fn read(&mut self, partition: i32, offset: i64) {
+        let next_offset = usize::try_from(partition).ok().and_then(|index| self.next_offsets.get_mut(index));
+        if let Some(next_offset) = next_offset {
+            *next_offset = offset.saturating_add(1);
+        }
+    }
+
+    /// Tells those who wait, once the ends that were there when they asked are reached. Compaction never takes a topic's last record.
+    fn catch_up(&mut self, published: &Published, reader: &Reader, turn: &LoopTurn) {
+        if self.wanted.is_none() && published.asked.swap(false, Ordering::AcqRel) {
+            self.wanted = self.ask_for_ends(reader, turn);
+            if self.wanted.is_none() {
+                published.asked.store(true, Ordering::Release);
+            }
+        }
+        if let Some(wanted) = self.wanted.take_if(|wanted| wanted.is_reached(&self.next_offsets)) {
+            published.known_until.send_replace(Some(wanted.asked_at));
+        }
+    }
+
+    fn ask_for_ends(&self, reader: &Reader, turn: &LoopTurn) -> Option<Wanted> {
+        let asked_at = Instant::now();
+        let mut bounds = Vec::with_capacity(self.next_offsets.len());
+        for partition in (0i32..).take(self.next_offsets.len()) {
+            turn.turn();
+            match reader.bounds(partition) {
+                Ok(found) => bounds.push(found),
+                Err(error) => {
+                    tracing::debug!(partition, "the end of coupon.persisted is not known: {error}");
+                    return None;
+                }
+            }
+        }
+        Some(Wanted { asked_at, bounds })
+    }
+}
+
+impl Wanted {
+    fn is_reached(&self, next_offsets: &[i64]) -> bool {
+        let mut ends = self.bounds.iter().zip(next_offsets);
+        ends.all(|(bounds, next_offset)| bounds.start == bounds.end || *next_offset >= bounds.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_reached_when_everything_before_it_was_read() {
+        let bounds = |start, end| LogBounds { start, end };
+        let wanted =
+            Wanted { asked_at: Instant::now(), bounds: vec![bounds(0, 5), bounds(0, 0), bounds(3, 3)] };
+        let mut place = Place::default();
+        place.begin(3);
+        assert!(!wanted.is_reached(&place.next_offsets));
+        place.read(0, 3);
+        assert!(!wanted.is_reached(&place.next_offsets));
+        place.read(0, 4);
+        assert!(wanted.is_reached(&place.next_offsets), "empty partitions have nothing to read");
+        place.read(7, 4);
+        place.begin(3);
+        assert!(!wanted.is_reached(&place.next_offsets), "the topic is read anew");
+    }
+
+    #[tokio::test]
+    async fn knowledge_is_as_old_as_the_moment_at_which_it_was_asked_for() {
+        let published = Published::default();
+        let before = Instant::now();
+        assert!(!published.is_known_until(before).await, "nobody has read anything");
+        assert!(published.asked.load(Ordering::Acquire));
+        published.known_until.send_replace(Some(Instant::now()));
+        assert!(published.is_known_until(before).await);
+        assert!(!published.is_known_until(Instant::now()).await);
+    }
+}

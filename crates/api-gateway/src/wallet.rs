@@ -1,0 +1,188 @@
+//! `GET /v1/me/coupons`: what the caller holds.
+
+use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use coupon_domain::{ClaimId, CouponId, Timestamp, UserId};
+use infrastructure_http::time::to_rfc3339;
+use infrastructure_http::{Code, Problem};
+use infrastructure_postgres::wallet::{self, HeldCoupon, Standing, WalletPlace};
+use serde::{Deserialize, Serialize};
+use service_runtime::Place;
+use utoipa::ToSchema;
+
+use crate::Desk;
+
+/// Coupons on a page unless asked otherwise.
+const PAGE: u16 = 50;
+/// Most coupons on a page.
+const PAGE_MAX: u16 = 200;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PageRequest {
+    #[serde(default)]
+    limit: Option<u16>,
+    /// What the page before gave as `next`.
+    #[serde(default)]
+    before: Option<String>,
+}
+
+/// What can be done with an issued coupon, by PostgreSQL's clock.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    /// It can be redeemed.
+    Issued,
+    /// It was redeemed.
+    Used,
+    /// It was not redeemed in time.
+    Expired,
+}
+
+/// An issued coupon, as its owner sees it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct HeldCouponView {
+    #[schema(value_type = String)]
+    claim_id: ClaimId,
+    #[schema(value_type = String)]
+    coupon_id: CouponId,
+    code: String,
+    issue_no: u32,
+    status: Status,
+    issued_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_ref: Option<String>,
+}
+
+impl From<HeldCoupon> for HeldCouponView {
+    fn from(held: HeldCoupon) -> Self {
+        let (used_at, order_ref) =
+            held.used.map(|(at, order)| (to_rfc3339(at), order.as_str().to_owned())).unzip();
+        Self {
+            claim_id: held.claim_id,
+            coupon_id: held.claim_id.coupon_id,
+            code: held.code,
+            issue_no: held.issue_no,
+            status: match held.standing {
+                Standing::Issued => Status::Issued,
+                Standing::Used => Status::Used,
+                Standing::Expired => Status::Expired,
+            },
+            issued_at: to_rfc3339(held.issued_at),
+            expires_at: held.expires_at.map(to_rfc3339),
+            used_at,
+            order_ref,
+        }
+    }
+}
+
+/// A page of a wallet.
+#[derive(Serialize, ToSchema)]
+struct WalletView {
+    coupons: Vec<HeldCouponView>,
+    /// Give it as `before` for the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// The caller's coupons, the newest first.
+pub(crate) async fn get(
+    request: HttpRequest,
+    page: Result<Query<PageRequest>, actix_web::Error>,
+    desk: Data<Desk>,
+) -> Result<HttpResponse, Problem> {
+    let (user_id, _place) = desk.owner(&request)?;
+    let page = page.map_err(|error| Problem::invalid("query", error))?.into_inner();
+    let limit = page.limit.unwrap_or(PAGE);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::invalid("limit", format!("must be 1..={PAGE_MAX}")));
+    }
+    let before = page.before.as_deref().map(parse_cursor).transpose()?;
+    // One more than is shown tells whether there is a next page.
+    let mut held = desk
+        .ask_postgres("list_wallet", async |connection| {
+            wallet::list(connection, &user_id, before, limit + 1).await
+        })
+        .await?;
+    let is_last = held.len() <= usize::from(limit);
+    held.truncate(limit.into());
+    let next = held.last().filter(|_| !is_last).map(cursor);
+    let body = WalletView { coupons: held.into_iter().map(HeldCouponView::from).collect(), next };
+    Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(body))
+}
+
+/// The place behind this coupon: when it was issued, and its claim.
+fn cursor(last: &HeldCoupon) -> String {
+    format!("{}_{}", last.issued_at.ms(), last.claim_id)
+}
+
+fn parse_cursor(text: &str) -> Result<WalletPlace, Problem> {
+    let parse = || {
+        let (issued_at, claim_id) = text.split_once('_')?;
+        let issued_at = Timestamp::from_ms(issued_at.parse().ok()?).ok()?;
+        Some(WalletPlace::at(issued_at, &claim_id.parse().ok()?))
+    };
+    parse().ok_or_else(|| Problem::invalid("before", "must be the `next` of the page before, or left out"))
+}
+
+impl Desk {
+    /// The caller of a request that PostgreSQL answers, and its place among those that may be under way.
+    pub(crate) fn owner(&self, request: &HttpRequest) -> Result<(UserId, Place), Problem> {
+        let place = self.wallet_requests.take().ok_or_else(|| {
+            Problem::new(Code::Overloaded, "as many requests for wallets as this process takes are under way")
+        })?;
+        let caller = self.verifier.caller(request)?;
+        self.rates.has_room()?;
+        self.rates.admit(&caller.user_id)?;
+        Ok((caller.user_id, place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held() -> HeldCoupon {
+        HeldCoupon {
+            claim_id: format!("c7-{}.1.00000000000000ab.{}", "1".repeat(32), "2".repeat(32)).parse().unwrap(),
+            code: "CODE".to_owned(),
+            issue_no: 3,
+            issued_at: Timestamp::from_ms(1_795_255_200_123).unwrap(),
+            expires_at: None,
+            used: None,
+            standing: Standing::Issued,
+        }
+    }
+
+    #[test]
+    fn a_cursor_reads_back_and_a_bad_one_is_named() {
+        let text = cursor(&held());
+        assert_eq!(parse_cursor(&text).unwrap(), WalletPlace::of(&held()));
+        let no_time = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        for wrong in ["", "x", "7", "7_c0", no_time, &text[..text.len() - 1], &format!("-{text}")] {
+            let problem = parse_cursor(wrong).unwrap_err();
+            assert_eq!(problem.code(), Code::InvalidRequest, "{wrong}");
+            assert!(problem.to_string().contains("before: must be"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_a_coupon_has_not_is_left_out() {
+        let unused = serde_json::to_value(HeldCouponView::from(held())).unwrap();
+        assert_eq!(unused["status"], "issued");
+        assert_eq!(unused["coupon_id"], format!("c7-{}", "1".repeat(32)));
+        assert!(unused.get("used_at").is_none() && unused.get("expires_at").is_none());
+        let used = HeldCoupon {
+            used: Some((Timestamp::EPOCH, "order-1".parse().unwrap())),
+            standing: Standing::Used,
+            ..held()
+        };
+        let used = serde_json::to_value(HeldCouponView::from(used)).unwrap();
+        assert_eq!(used["used_at"], "1970-01-01T00:00:00Z");
+        assert_eq!((&used["order_ref"], &used["status"]), (&"order-1".into(), &"used".into()));
+    }
+}
