@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::{audit, claim, coupon, dlq, dump, migrate, smoke, topics};
+use crate::{audit, claim, coupon, dlq, dump, migrate, redemptions, smoke, topics, wallet};
 
 /// The operator's command line of Firstcome.
 #[derive(Parser)]
@@ -37,6 +37,13 @@ enum Command {
     Token(claim::Token),
     /// Press the button as a user, and follow the claim to its end.
     Claim(claim::Claim),
+    /// Show what a user holds.
+    Wallet(wallet::Wallet),
+    /// Use a coupon that a user holds.
+    Redeem(wallet::Redeem),
+    /// Look at redeeming, and open it after PostgreSQL was put back in time.
+    #[command(subcommand)]
+    Redemptions(redemptions::Redemptions),
     /// Try the whole pipeline with a coupon of its own.
     Smoke(smoke::Smoke),
     /// Fold the log again and compare everything with it: one line for each promise.
@@ -56,6 +63,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Coupon(coupon) => coupon::run(coupon, &settings, output).await,
         Command::Token(token) => claim::token(&token, &settings),
         Command::Claim(claim) => claim::run(&claim, &settings, output).await,
+        Command::Wallet(wallet) => wallet::list(&wallet, &settings, output).await,
+        Command::Redeem(redeem) => wallet::redeem(&redeem, &settings, output).await,
+        Command::Redemptions(redemptions) => redemptions::run(&redemptions, &settings, output).await,
         Command::Smoke(smoke) => smoke::run(&smoke, &settings, output).await,
         Command::Audit(audit) => audit::run(&audit, &settings, output).await,
         Command::Dlq(dlq) => dlq::run(&dlq, &settings, output).await,

@@ -1,7 +1,9 @@
 //! couponctl: the operator's command line.
 //!
 //! `migrate` and `topics` prepare an installation, `coupon` speaks to the admin API, `claim` plays a user and follows their claim to
-//! the end, `smoke` tries the whole pipeline, `audit` folds the log again and compares everything with it, `dump` writes everything down for the oracle beside this crate.
+//! the end, `wallet` and `redeem` are what they do with what they won, `redemptions` opens redeeming after a restore, `smoke` tries
+//! the whole pipeline, `audit` folds the log again and compares everything with it, `dlq` looks after what could not be read, `dump` writes
+//! everything down for the oracle beside this crate.
 //!
 //! Exit codes: 0 done · 1 failed · 2 arguments or configuration · 3 topics or schema refused · 5 `audit` or `smoke` found a broken promise · 6 the
 //! log said no (a refused command, a claim that won nothing).
@@ -16,9 +18,11 @@ mod dump;
 mod exit;
 mod migrate;
 mod output;
+mod redemptions;
 mod settings;
 mod smoke;
 mod topics;
+mod wallet;
 
 use std::process::ExitCode;
 
