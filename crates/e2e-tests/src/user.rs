@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result, ensure};
 use couponctl::api::{Answer, Client};
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::waiting::GENEROUS;
 use crate::world::UserMint;
@@ -111,6 +111,36 @@ impl User {
             return Ok(pressed.code().to_owned());
         }
         Ok(self.answer(pressed.text("claim_id")).await?.code().to_owned())
+    }
+
+    /// Presses, wins and waits until PostgreSQL holds the coupon; the claim's id.
+    ///
+    /// # Errors
+    /// There was nothing to win, or it was never stored.
+    pub async fn win(&self, coupon_id: &str) -> Result<String> {
+        let claim_id = self.claim(coupon_id).await?;
+        let events = self.events(&claim_id, None).await?;
+        ensure!(event(&events, "decided")?["code"] == "granted", "{} did not win: {events:?}", self.name);
+        event(&events, "persisted")?;
+        Ok(claim_id)
+    }
+
+    /// A page of what the user holds.
+    ///
+    /// # Errors
+    /// No answer at all; every status is one.
+    pub async fn wallet(&self, query: &str) -> Result<Answer> {
+        Ok(self.gateway.get(&format!("/v1/me/coupons{query}"), &[]).await?)
+    }
+
+    /// Redeems a coupon.
+    ///
+    /// # Errors
+    /// No answer at all; every status is one.
+    pub async fn redeem(&self, claim_id: &str, key: &str, order_ref: &str) -> Result<Answer> {
+        let path = format!("/v1/me/coupons/{claim_id}/redemptions");
+        let body = json!({ "order_ref": order_ref });
+        Ok(self.gateway.post(&path, &[("Idempotency-Key", key)], Some(&body)).await?)
     }
 
     /// Follows a claim's event stream to its end; `token` is the stream token of the 202, if it is to be used.

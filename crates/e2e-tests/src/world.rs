@@ -91,11 +91,19 @@ pub struct CouponSpec {
     pub opens_in_ms: i64,
     /// When it closes, from now.
     pub closes_in_ms: i64,
+    /// When what was won can no longer be redeemed, from now; none: never.
+    pub expires_in_ms: Option<i64>,
 }
 
 impl Default for CouponSpec {
     fn default() -> Self {
-        Self { quantity: 1, per_user_limit: 1, opens_in_ms: -60_000, closes_in_ms: 3_600_000 }
+        Self {
+            quantity: 1,
+            per_user_limit: 1,
+            opens_in_ms: -60_000,
+            closes_in_ms: 3_600_000,
+            expires_in_ms: None,
+        }
     }
 }
 
@@ -342,6 +350,7 @@ impl World {
             "per_user_limit": spec.per_user_limit,
             "opens_at": to_rfc3339(now.plus_ms(spec.opens_in_ms)),
             "closes_at": to_rfc3339(now.plus_ms(spec.closes_in_ms)),
+            "expires_at": spec.expires_in_ms.map(|ms| to_rfc3339(now.plus_ms(ms))),
         });
         let answer = self.operator()?.post("/admin/v1/coupons", &[key(&random())], Some(&body)).await?;
         ensure!(answer.status == StatusCode::CREATED, "the draft was answered {answer:?}");

@@ -1,5 +1,5 @@
 use anyhow::{Result, ensure};
-use e2e_tests::{CouponSpec, World, WorldSpec, eventually, oracle};
+use e2e_tests::{CouponSpec, User, World, WorldSpec, eventually, oracle};
 use local_stack::{Role, Supervised};
 use reqwest::StatusCode;
 use tokio::task::JoinSet;
@@ -11,7 +11,13 @@ pub(crate) fn scenario() -> Result<()> {
         let settings = vec![(Role::ApiGateway, "FIRSTCOME__KAFKA__MESSAGE_TIMEOUT_MS", "1500".to_owned())];
         let world = World::start(WorldSpec { own_servers: true, settings, ..WorldSpec::default() })?;
         let coupon_id = world.publish(&CouponSpec::of(10)).await?;
-        ensure!(world.user("before")?.press_to_the_end(&coupon_id).await? == "granted");
+        let mut winners = Vec::new();
+        for name in ["before", "meanwhile", "afterwards"] {
+            let user = world.user(name)?;
+            let claim_id = user.win(&coupon_id).await?;
+            winners.push((user, claim_id));
+        }
+        redeem(&winners[0]).await?;
         let kafka = world.servers().kafka()?;
         kafka.kill()?;
 
@@ -36,7 +42,10 @@ pub(crate) fn scenario() -> Result<()> {
             ensure!(reqwest::get(url).await?.status() == StatusCode::OK, "{probe}");
         }
 
+        redeeming_needs_kafka_only_on_a_new_connection(&world, &winners[1], &winners[2]).await?;
+
         kafka.start_again()?;
+        eventually("the last winner redeems", async || Ok(redeem(&winners[2]).await.ok())).await?;
         let back = world.user("back")?;
         let pressed = eventually("claims are accepted again", async || {
             let pressed = back.press(&coupon_id).await?;
@@ -54,4 +63,35 @@ pub(crate) fn scenario() -> Result<()> {
         ensure!(report["ledger"]["granted"] == 10, "{report}");
         Ok(())
     })
+}
+
+type Winner = (User, String);
+
+async fn redeem((user, claim_id): &Winner) -> Result<()> {
+    let answer = user.redeem(claim_id, "key", "order-1").await?;
+    ensure!([StatusCode::CREATED, StatusCode::OK].contains(&answer.status), "{answer:?}");
+    Ok(())
+}
+
+/// On a connection that was there when everything published was known, redeeming goes on. What is behind a new one nobody can tell: so nothing is
+/// redeemed there.
+async fn redeeming_needs_kafka_only_on_a_new_connection(
+    world: &World,
+    on_old: &Winner,
+    on_new: &Winner,
+) -> Result<()> {
+    redeem(on_old).await?;
+    let everybody = "select pg_terminate_backend(pid) from pg_stat_activity \
+        where datname = current_database() and pid <> pg_backend_pid()";
+    world.sql(everybody)?;
+    let (user, claim_id) = on_new;
+    eventually("the gateway is connected to PostgreSQL again", async || {
+        let answer = user.redeem(claim_id, "key", "order-1").await?;
+        ensure!(answer.code() == "unavailable", "{answer:?}");
+        Ok(answer.text("detail").contains("coupon.persisted").then_some(()))
+    })
+    .await?;
+    let wallet = user.wallet("").await?;
+    ensure!(wallet.body["coupons"][0]["status"] == "issued", "{wallet:?}");
+    Ok(())
 }

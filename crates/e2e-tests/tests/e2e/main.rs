@@ -25,6 +25,7 @@ mod poisoned_claim;
 mod postgres_back_in_time;
 mod postgres_stopped;
 mod prod_refusals;
+mod redemptions;
 mod redis_lost;
 mod refusals;
 mod restock;
@@ -61,6 +62,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("the_same_command_twice_has_one_effect", commands_repeated::scenario),
     ("without_postgres_claims_and_commands_go_on", postgres_stopped::scenario),
     ("postgres_put_back_in_time_catches_up", postgres_back_in_time::scenario),
+    ("a_coupon_is_redeemed_once_by_its_owner_in_time", redemptions::scenario),
     ("redis_emptied_or_hung_costs_nothing_but_time", redis_lost::scenario),
     ("a_zombies_copies_change_nothing", zombie::scenario),
     ("idle_past_retention_everything_starts_from_the_stores", idle_past_retention::scenario),

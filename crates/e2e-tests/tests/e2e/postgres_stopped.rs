@@ -10,7 +10,7 @@ pub(crate) fn scenario() -> Result<()> {
     e2e_tests::world::run(async {
         let world = World::start(WorldSpec { partitions: 1, own_servers: true, ..WorldSpec::default() })?;
         let coupon_id = world.publish(&CouponSpec::of(2)).await?;
-        ensure!(world.user("before")?.press_to_the_end(&coupon_id).await? == "granted");
+        let won = world.user("before")?.win(&coupon_id).await?;
         let postgres = world.servers().postgres()?;
         postgres.kill()?;
 
@@ -24,10 +24,21 @@ pub(crate) fn scenario() -> Result<()> {
         let list = world.operator()?.get("/admin/v1/coupons", &[]).await?;
         ensure!(list.status == StatusCode::SERVICE_UNAVAILABLE, "{list:?}");
 
+        let before = world.user("before")?;
+        for answer in [before.wallet("").await?, before.redeem(&won, "key", "order-1").await?] {
+            ensure!(
+                answer.status == StatusCode::SERVICE_UNAVAILABLE && answer.code() == "unavailable",
+                "{answer:?}"
+            );
+        }
+
         postgres.start_again()?;
         let report = oracle::verify(&world).await?;
         ensure!(report["ledger"]["granted"] == 3, "{report}");
         ensure!(world.sql("select count(*) from issued_coupons")? == "3");
+        // It is the same database, no younger than it was: nobody closes anything.
+        let redeemed = before.redeem(&won, "key", "order-1").await?;
+        ensure!(redeemed.status == StatusCode::CREATED, "{redeemed:?}");
         Ok(())
     })
 }
