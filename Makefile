@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status build test lint fmt
+.PHONY: help demo up down status build test bench-quick lint fmt
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -34,6 +34,9 @@ test: ## All tests, on real Kafka, PostgreSQL and Redis
 	$(DEBUG)/local-stack exec -- cargo test --workspace
 	cd crates/couponctl/oracle && python3 -m unittest
 
+bench-quick: build ## How fast it is, as shares of what this machine does without it: a table, and JSON in the target folder
+	$(RELEASE)/bench-quick --out $(TARGET)/bench-quick.json
+
 lint: ## Formatting and lints, warnings denied
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -44,5 +47,5 @@ fmt: ## Format the code
 ##@ Help
 
 help: ## This list
-	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -43,7 +44,16 @@ impl Default for WorldSpec {
 
 enum Home {
     Shared(&'static Servers),
-    Own(Box<Servers>),
+    Own(Arc<Servers>),
+}
+
+impl Home {
+    fn servers(&self) -> &Servers {
+        match self {
+            Self::Shared(servers) => servers,
+            Self::Own(servers) => servers,
+        }
+    }
 }
 
 /// A running installation.
@@ -139,14 +149,23 @@ impl World {
     pub fn prepare(spec: WorldSpec) -> Result<Self> {
         let home = if spec.own_servers {
             let options = ServersOptions { die_with_parent: true, sync: false, ..ServersOptions::default() };
-            Home::Own(Box::new(Servers::start(options)?))
+            Home::Own(Arc::new(Servers::start(options)?))
         } else {
             Home::Shared(local_stack::servers_for_tests())
         };
-        let servers = match &home {
-            Home::Shared(servers) => servers,
-            Home::Own(servers) => servers.as_ref(),
-        };
+        Self::prepare_in(home, spec)
+    }
+
+    /// Schema and topics on servers that the caller has started, but no services yet.
+    ///
+    /// # Errors
+    /// Something did not start.
+    pub fn prepare_on(servers: Arc<Servers>, spec: WorldSpec) -> Result<Self> {
+        Self::prepare_in(Home::Own(servers), spec)
+    }
+
+    fn prepare_in(home: Home, spec: WorldSpec) -> Result<Self> {
+        let servers = home.servers();
         let namespace = local_stack::namespace(servers, spec.partitions)?;
         let (kafka, layout) = connect(servers, &namespace)?;
         let deployment = Deployment::new(servers, namespace);
@@ -218,10 +237,7 @@ impl World {
     /// The servers.
     #[must_use]
     pub fn servers(&self) -> &Servers {
-        match &self.home {
-            Home::Shared(servers) => servers,
-            Home::Own(servers) => servers,
-        }
+        self.home.servers()
     }
 
     /// A service by its name; the first of each role has the role's.

@@ -1,0 +1,103 @@
+//! The tables that db-writer fills, and the same rows copied into them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use e2e_tests::World;
+use futures_util::{SinkExt as _, TryStreamExt as _};
+use tokio_postgres::{Client, NoTls};
+
+/// What outcomes of claims become.
+const TABLES: [&str; 2] = ["claims", "issued_coupons"];
+
+/// A connection to a world's database.
+pub(crate) struct Tables(Client);
+
+impl Tables {
+    #[expect(clippy::disallowed_methods, reason = "ends with the client, whose requests then tell why")]
+    pub(crate) async fn open(world: &World) -> Result<Self> {
+        let url = &world.deployment.namespace.database_url;
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        drop(tokio::spawn(connection));
+        Ok(Self(client))
+    }
+
+    /// The first claims offset that is not reflected; none before db-writer has begun.
+    pub(crate) async fn next_src(&self) -> Result<Option<i64>> {
+        let row =
+            self.0.query_opt("select next_src from partition_progress where partition = 0", &[]).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Waits until everything before this offset is there; asks every few milliseconds.
+    pub(crate) async fn wait_for(&self, next_src: i64, patience: Duration) -> Result<()> {
+        self.wait(patience, |found| found.is_some_and(|found| found >= next_src)).await
+    }
+
+    /// Waits until db-writer has begun.
+    pub(crate) async fn wait_for_writer(&self, patience: Duration) -> Result<()> {
+        self.wait(patience, |found| found.is_some()).await
+    }
+
+    async fn wait(&self, patience: Duration, is_enough: impl Fn(Option<i64>) -> bool) -> Result<()> {
+        let asking = async {
+            let mut every = tokio::time::interval(Duration::from_millis(10));
+            while !is_enough(self.next_src().await?) {
+                every.tick().await;
+            }
+            Ok(())
+        };
+        let in_time = tokio::time::timeout(patience, asking).await;
+        in_time.with_context(|| format!("PostgreSQL does not reflect the log after {patience:?}"))?
+    }
+
+    /// How many rows there are.
+    pub(crate) async fn rows(&self) -> Result<u64> {
+        let mut rows = 0;
+        for table in TABLES {
+            let row = self.0.query_one(&format!("select count(*) from {table}"), &[]).await?;
+            rows += u64::try_from(row.try_get::<_, i64>(0)?)?;
+        }
+        Ok(rows)
+    }
+
+    /// Writes what is waiting to be written to disk, so that it weighs on nobody's time.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        Ok(self.0.batch_execute("checkpoint").await?)
+    }
+
+    /// Takes all rows out, and the time that COPY needs to put them back into the empty tables, with all their indexes.
+    pub(crate) async fn copy_again(&self) -> Result<Duration> {
+        let mut contents = Vec::new();
+        for table in TABLES {
+            let rows = self.0.copy_out(&format!("copy {table} to stdout")).await?;
+            contents.push((table, rows.try_collect::<Vec<Bytes>>().await?));
+        }
+        self.0.batch_execute(&format!("truncate {}", TABLES.join(", "))).await?;
+        self.settle().await?;
+        let started = Instant::now();
+        for (table, rows) in contents {
+            let mut sink = std::pin::pin!(self.0.copy_in(&format!("copy {table} from stdin")).await?);
+            for chunk in together(rows) {
+                sink.as_mut().feed(chunk).await?;
+            }
+            sink.finish().await?;
+        }
+        Ok(started.elapsed())
+    }
+}
+
+/// A message per row would be the client's cost rather than COPY's: rows travel together, as psql sends them.
+fn together(rows: Vec<Bytes>) -> impl Iterator<Item = Bytes> {
+    const CHUNK_BYTES: usize = 64 * 1024;
+    let mut rows = rows.into_iter();
+    std::iter::from_fn(move || {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        while chunk.len() < CHUNK_BYTES {
+            let Some(row) = rows.next() else { break };
+            chunk.extend_from_slice(&row);
+        }
+        (!chunk.is_empty()).then(|| Bytes::from(chunk))
+    })
+}
