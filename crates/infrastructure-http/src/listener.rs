@@ -117,6 +117,9 @@ pub fn serve(
         .max_connections(connections)
         .keep_alive(Duration::from_secs(section.keep_alive_s.into()))
         .client_request_timeout(Duration::from_millis(section.request_head_timeout_ms.into()))
+        // The system's default holds a small packet back until the one before it is acknowledged, which a client that only listens does 40 ms later:
+        // the second event of a stream would wait for that.
+        .tcp_nodelay(true)
         // A client that has closed its sending half would linger with its stream.
         .h1_allow_half_closed(false)
         .shutdown_timeout(drain.as_secs().max(1))
