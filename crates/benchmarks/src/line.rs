@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use coupon_domain::CouponId;
-use e2e_tests::{CouponSpec, World};
+use e2e_tests::{CouponSpec, World, eventually};
 use infrastructure_kafka::{Reader, Topic};
 use local_stack::Role;
 
@@ -38,6 +38,7 @@ pub(crate) struct Wishes {
 #[derive(Default)]
 struct Rates {
     decisions: Vec<f64>,
+    view_behind: Vec<f64>,
     bare_loop: Vec<f64>,
     rows: Vec<f64>,
     copied: Vec<f64>,
@@ -61,7 +62,7 @@ pub(crate) async fn measure(
                 let bare = bare_loop::run(&line.world, line.coupon_id, line.claims, quantity).await?;
                 rates.bare_loop.push(bare);
             }
-            rates.decisions.push(line.decide(is_last.then_some(&mut *findings)).await?);
+            line.decide(&mut rates, is_last.then_some(&mut *findings)).await?;
             if wishes.store {
                 line.store(&mut rates, is_last.then_some(&mut *findings)).await?;
             }
@@ -70,6 +71,7 @@ pub(crate) async fn measure(
         if wishes.decide {
             let decisions = Figure::alone(format!("decided_of_{quantity}"), "decisions/s", rates.decisions);
             findings.add(decisions.against(AGAINST_LOOP, &rates.bare_loop, WANTED_DECISIONS));
+            findings.add(Figure::alone(format!("view_behind_of_{quantity}"), "s", rates.view_behind));
         }
         if wishes.store {
             let rows = Figure::alone(format!("stored_of_{quantity}"), "rows/s", rates.rows);
@@ -106,7 +108,7 @@ impl Line {
     }
 
     /// Lets the stock-consumer at the line, with its view, and nobody else.
-    async fn decide(&mut self, findings: Option<&mut Findings>) -> Result<f64> {
+    async fn decide(&mut self, rates: &mut Rates, findings: Option<&mut Findings>) -> Result<()> {
         ground::start(&mut self.world, &[Role::StockConsumer])?;
         let outcomes =
             Reader::new(self.world.kafka(), &self.world.layout().name(Topic::Outcomes), "benchmark")?;
@@ -115,13 +117,31 @@ impl Line {
             ensure!(Instant::now() < deadline, "the line is not decided after {GENEROUS:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        let decided = Instant::now();
+        self.wait_for_view().await?;
+        rates.view_behind.push(decided.elapsed().as_secs_f64());
         let name = Role::StockConsumer.name();
         if let Some(findings) = findings {
             let phase = format!("decide {}", self.quantity);
             findings.resident(ground::resident(&self.world, &phase, &[name])?);
         }
         self.world.stop(name)?;
-        decided_per_second(&outcomes, FIRST_CLAIM, self.claims)
+        rates.decisions.push(decided_per_second(&outcomes, FIRST_CLAIM, self.claims)?);
+        Ok(())
+    }
+
+    /// Waits until the view reflects the whole line.
+    async fn wait_for_view(&self) -> Result<()> {
+        let name = Role::StockConsumer.name();
+        let series = format!(
+            r#"coupon_watermark_offset{{partition="0",service="{name}",store="redis"}} {}"#,
+            self.end()
+        );
+        eventually("the view reflects the whole line", async || {
+            let metrics = self.world.metrics(name).await?;
+            Ok(metrics.lines().any(|line| line == series).then_some(()))
+        })
+        .await
     }
 
     /// Lets db-writer write what was decided, and then has the same rows copied.

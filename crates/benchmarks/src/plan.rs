@@ -35,7 +35,7 @@ impl Plan {
     pub fn full() -> Self {
         Self {
             connections: 512,
-            rounds: 3,
+            rounds: 5,
             warm_up_ms: 1_000,
             window_ms: 3_000,
             users_per_round: 250_000,

@@ -5,13 +5,15 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const FIGURES: [&str; 12] = [
+const FIGURES: [&str; 14] = [
     "accepted",
     "refused",
     "refused_without_redis",
     "decided_of_10",
+    "view_behind_of_10",
     "stored_of_10",
     "decided_of_250",
+    "view_behind_of_250",
     "stored_of_250",
     "through_accepted",
     "through_stored",

@@ -71,6 +71,8 @@ impl<'a> Line<'a> {
     /// One batch, possibly empty.
     pub(crate) fn turn(&mut self) -> Result<(), Interrupted> {
         let (records, halt) = self.drain()?;
+        let batch_records_max = self.desk.shared.context.config.decide.batch_records_max;
+        self.view.line_is_backed_up(records.len() >= usize::try_from(batch_records_max).unwrap_or(1));
         if !records.is_empty() {
             let decided = self.decide(records)?;
             self.settle(&decided);

@@ -1,10 +1,12 @@
 //! Refreshing the Redis view, by a task of its own: nothing here slows a decision.
 //!
 //! The worker says how far each coupon is durable; the task reads "ranks a to b" from the ledger and writes them. Nothing is queued but
-//! deferrals, so a Redis that is away for long costs only the catching up.
+//! deferrals, so a Redis that is away for long costs only the catching up. While claims wait in line the task rests after each write for as long as
+//! Redis took: they are waited for by people, the view is not, and its work takes as much of a machine as theirs.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coupon_domain::view_sync::{Durable, Reply, Step, ViewSync, ViewWatermark};
@@ -35,6 +37,8 @@ pub(crate) struct View {
 struct Board {
     wanted: Mutex<Wanted>,
     changed: Notify,
+    /// The last batch was as large as a batch may be: claims wait in line.
+    is_backed_up: AtomicBool,
 }
 
 #[derive(Default)]
@@ -101,6 +105,11 @@ impl View {
         }
         drop(wanted);
         self.board.changed.notify_one();
+    }
+
+    /// Says whether claims wait in line. While they do, decisions come first: the task rests after each write for as long as Redis took.
+    pub(crate) fn line_is_backed_up(&self, is_backed_up: bool) {
+        self.board.is_backed_up.store(is_backed_up, Ordering::Relaxed);
     }
 
     /// Lets every live coupon's view be compared and brought up, though nothing else happens: a quiet view heals too.
@@ -225,7 +234,9 @@ impl Task {
                 counts_hold: step.leaves == ViewWatermark::Reflects(target.durable.next_src),
                 answers: &answers,
             };
+            let writing = Instant::now();
             let reply = self.shared.view_writer.write(&write).await;
+            let took = writing.elapsed();
             self.count(&known.sync, reply, started);
             known.sync.answered(step, target.durable, reply);
             known.seen = Instant::now();
@@ -236,6 +247,9 @@ impl Task {
             if reply != Reply::Written {
                 tracing::warn!(coupon.id = %coupon_id, partition = %self.partition,
                     "the view was lost or put back; it is pushed anew");
+            }
+            if self.board.is_backed_up.load(Ordering::Relaxed) {
+                tokio::time::sleep(took).await;
             }
         }
         self.syncs.insert(coupon_id, known);
