@@ -35,6 +35,7 @@ test: ## All tests, on real Kafka, PostgreSQL and Redis
 	cd crates/couponctl/oracle && python3 -m unittest
 
 bench-quick: build ## How fast it is, as shares of what this machine does without it: a table, and JSON in the target folder
+	@$(RELEASE)/local-stack install
 	$(RELEASE)/bench-quick --out $(TARGET)/bench-quick.json
 
 lint: ## Formatting and lints, warnings denied
