@@ -11,6 +11,8 @@ use crate::admin::events::EventsView;
 use crate::admin::ledger::LedgerView;
 use crate::claim::Accepted;
 use crate::coupon::{CouponView, OwnClaims, WatermarkView};
+use crate::redemption::RedemptionRequest;
+use crate::wallet::{HeldCouponView, WalletView};
 
 const COUPON_ID: (&str, &str) = ("coupon_id", "the coupon");
 const LOCATION: (&str, &str) = ("Location", "where the answer is found");
@@ -54,6 +56,24 @@ pub fn user() -> Document {
                 .idempotency_key(false, "required where a user may hold several of the coupon: whose claims")
                 .answers::<OwnClaims>(200, "What is known of them here; their Locations know more", &[])
                 .refuses(&[Code::UnknownCoupon, Code::Unavailable]),
+        )
+        .route(
+            Route::get("/v1/me/coupons", "wallet", Access::User, "What the caller holds")
+                .query("limit", "coupons on a page, 50 unless given", number().minimum(Some(1)).maximum(Some(200)))
+                .query("before", "the `next` of the page before", text())
+                .answers::<WalletView>(200, "The newest first", &[])
+                .refuses(&[Code::RateLimited, Code::Overloaded, Code::Unavailable]),
+        )
+        .route(
+            Route::post("/v1/me/coupons/{claim_id}/redemptions", "redemption", Access::User, "Use a coupon, once")
+                .description("An issued coupon is named by the claim that won it. Expiry is judged by PostgreSQL's clock.")
+                .path_parameter("claim_id", "the claim that won the coupon")
+                .idempotency_key(true, "the same key and body again reads the same answer")
+                .body::<RedemptionRequest>(true)
+                .answers::<HeldCouponView>(200, "It was used by this very request before", &[])
+                .answers::<HeldCouponView>(201, "It is used now", &[])
+                .refuses(&[Code::NotFound, Code::AlreadyUsed, Code::Expired, Code::IdempotencyKeyReused])
+                .refuses(&[Code::RateLimited, Code::Overloaded, Code::StoreRestored, Code::Unavailable]),
         )
 }
 

@@ -25,7 +25,7 @@ use crate::{Desk, NAME};
 /// What a coupon is used for.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct RedemptionRequest {
+pub(crate) struct RedemptionRequest {
     /// The shop's own word for the order: 1 to 128 bytes without control characters.
     order_ref: String,
 }

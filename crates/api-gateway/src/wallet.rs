@@ -82,7 +82,7 @@ impl From<HeldCoupon> for HeldCouponView {
 
 /// A page of a wallet.
 #[derive(Serialize, ToSchema)]
-struct WalletView {
+pub(crate) struct WalletView {
     coupons: Vec<HeldCouponView>,
     /// Give it as `before` for the next page; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]

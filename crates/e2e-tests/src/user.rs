@@ -85,7 +85,7 @@ impl User {
         let path = format!("/v1/claims/{claim_id}");
         crate::eventually("the claim has its final answer", async || {
             let answer = self.notifier.get(&path, &[]).await?;
-            Ok((answer.body["final"] == true).then(|| answer.code().to_owned()))
+            Ok((answer.body.get("final") == Some(&Value::Bool(true))).then(|| answer.code().to_owned()))
         })
         .await
     }

@@ -94,7 +94,7 @@ pub struct IssuedCount {
     pub most_of_one_user: i64,
 }
 
-/// What belongs to nothing.
+/// What belongs to nothing, or not to what it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strays {
     /// Issued coupons without a granted claim.
@@ -103,6 +103,10 @@ pub struct Strays {
     pub without_coupon: i64,
     /// Audit events without a command.
     pub events: i64,
+    /// Redemptions of issued coupons: these belong to each other.
+    pub redemptions: i64,
+    /// Issued coupons that are marked as used without a redemption, or redeemed without the mark, or for another order.
+    pub misused: i64,
 }
 
 impl Snapshot {
@@ -257,6 +261,8 @@ impl Snapshot {
             without_claim: row.without_claim,
             without_coupon: row.without_coupon,
             events: row.events,
+            redemptions: row.redemptions,
+            misused: row.misused,
         })
     }
 
@@ -436,4 +442,8 @@ struct StrayRow {
     without_coupon: i64,
     #[diesel(sql_type = BigInt)]
     events: i64,
+    #[diesel(sql_type = BigInt)]
+    redemptions: i64,
+    #[diesel(sql_type = BigInt)]
+    misused: i64,
 }

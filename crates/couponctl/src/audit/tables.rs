@@ -149,7 +149,7 @@ impl<'a> Tables<'a> {
         match (wanted, self.commands.remove(&src)) {
             (None, None) => {}
             (None, Some(_)) => {
-                findings.broken(Invariant::Agree, &place, "is there, but had not to be written")
+                findings.broken(Invariant::Agree, &place, "is there, but had not to be written");
             }
             (Some(_), None) => {
                 findings.broken(Invariant::Agree, &place, "is not there, though below the watermark");
@@ -270,7 +270,10 @@ impl<'a> Tables<'a> {
             compare_count(count, findings);
         }
         let strays = self.runtime.block_on(self.snapshot.strays(self.partition)).map_err(unreadable)?;
+        let redemptions = u64::try_from(strays.redemptions).unwrap_or(0);
+        findings.checked(Invariant::OnceUsed, "redemptions", redemptions);
         let found = [
+            (Invariant::OnceUsed, "issued_coupons", strays.misused, "do not fit their redemption"),
             (Invariant::FirstCome, "issued_coupons", strays.without_claim, "have no granted claim"),
             (Invariant::Agree, "issued_coupons", strays.without_coupon, "belong to no coupon"),
             (Invariant::Agree, "audit_events", strays.events, "belong to no command"),

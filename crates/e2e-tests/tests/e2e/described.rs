@@ -158,6 +158,8 @@ async fn users(world: &World) -> Result<String> {
     let own = gateway.expect((200, ""), GET, &mine, bearer(&ann.token)).await?;
     ensure!(own["claims"][0]["code"] == "granted", "{own}");
 
+    wallet(&mut gateway, &ann, &claim_id).await?;
+
     let bob = world.user("bob")?;
     eventually("the gateway knows that nothing is left", async || {
         Ok((bob.gateway.get(&coupon, &[]).await?.text("status") == "sold_out").then_some(()))
@@ -185,6 +187,26 @@ async fn users(world: &World) -> Result<String> {
     .await?;
     ensure!(gateway.unseen().is_empty(), "described, but never seen: {:?}", gateway.unseen());
     Ok(claim_id)
+}
+
+async fn wallet(gateway: &mut Contract, ann: &User, claim_id: &str) -> Result<()> {
+    let (held, redemptions) = ("/v1/me/coupons", format!("/v1/me/coupons/{claim_id}/redemptions"));
+    let page = gateway.expect((200, ""), GET, held, bearer(&ann.token)).await?;
+    ensure!(page["coupons"][0]["claim_id"] == claim_id, "{page}");
+    gateway.expect((400, "invalid_request"), GET, "/v1/me/coupons?limit=0", bearer(&ann.token)).await?;
+    gateway.expect((401, "unauthorized"), GET, held, |request| request).await?;
+    let use_it = |key: &'static str, order: &'static str| {
+        let token = ann.token.clone();
+        move |request: RequestBuilder| keyed(&token, key)(request).json(&json!({ "order_ref": order }))
+    };
+    gateway.expect((400, "invalid_request"), POST, &redemptions, use_it("till", "")).await?;
+    gateway.expect((201, ""), POST, &redemptions, use_it("till", "order-1")).await?;
+    gateway.expect((200, ""), POST, &redemptions, use_it("till", "order-1")).await?;
+    gateway.expect((409, "already_used"), POST, &redemptions, use_it("other", "order-1")).await?;
+    gateway.expect((422, "idempotency_key_reused"), POST, &redemptions, use_it("till", "order-2")).await?;
+    let somebodys = redemptions.replace(claim_id, &format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32)));
+    gateway.expect((404, "not_found"), POST, &somebodys, use_it("till", "order-1")).await?;
+    Ok(())
 }
 
 async fn answers(world: &World, claim_id: &str) -> Result<()> {
