@@ -73,7 +73,7 @@ pub(crate) fn serve() -> Result<()> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let settings: Settings = serde_json::from_str(&line).context("the settings on standard input")?;
-    let verifier = Data::new(UserVerifier::new(&settings.auth));
+    let verifier = Data::new(UserVerifier::new(&settings.auth).map_err(anyhow::Error::msg)?);
     let metrics = Metrics::new("bare-route");
     let measured = metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS);
     let routes = move |app: &mut web::ServiceConfig| {

@@ -14,13 +14,11 @@ pub(crate) fn scenario() -> Result<()> {
         let (poisoned, unlucky) = (world.user("poisoned")?, world.user("unlucky")?);
         let (first, second) = (poisoned.claim_id(&coupon_id).await?, unlucky.claim_id(&coupon_id).await?);
 
-        let waiting = tokio::spawn({
-            let (poisoned, first) = (poisoned.clone(), first.clone());
-            async move { poisoned.events(&first, None).await }
-        });
-        world.wait_for_streams(1).await?;
-        let first_letter = poison(&world, &coupon_id, &first, "poisoned").await?;
-        let told = waiting.await??;
+        let poisoning = async {
+            world.wait_for_streams(1).await?;
+            poison(&world, &coupon_id, &first, "poisoned").await
+        };
+        let (told, first_letter) = tokio::try_join!(poisoned.events(&first, None), poisoning)?;
         let decided = event(&told, "decided")?;
         ensure!(decided["status"] == "parked" && decided["code"] == "invalid", "{told:?}");
         let second_letter = poison(&world, &coupon_id, &second, "unlucky").await?;
