@@ -154,6 +154,7 @@ mod tests {
     use super::*;
 
     fn assert_golden(document: Document, name: &str, golden: &str) {
+        assert!(document.clashing_schemas().is_empty(), "{:?}", document.clashing_schemas());
         let served = document.to_json();
         if served != golden {
             let found = std::env::temp_dir().join(name);

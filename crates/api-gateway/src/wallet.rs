@@ -30,7 +30,7 @@ pub(crate) struct PageRequest {
 /// What can be done with an issued coupon, by PostgreSQL's clock.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Status {
+enum HeldStatus {
     /// It can be redeemed.
     Issued,
     /// It was redeemed.
@@ -48,7 +48,7 @@ pub(crate) struct HeldCouponView {
     coupon_id: CouponId,
     code: String,
     issue_no: u32,
-    status: Status,
+    status: HeldStatus,
     issued_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
@@ -68,9 +68,9 @@ impl From<HeldCoupon> for HeldCouponView {
             code: held.code,
             issue_no: held.issue_no,
             status: match held.standing {
-                Standing::Issued => Status::Issued,
-                Standing::Used => Status::Used,
-                Standing::Expired => Status::Expired,
+                Standing::Issued => HeldStatus::Issued,
+                Standing::Used => HeldStatus::Used,
+                Standing::Expired => HeldStatus::Expired,
             },
             issued_at: to_rfc3339(held.issued_at),
             expires_at: held.expires_at.map(to_rfc3339),

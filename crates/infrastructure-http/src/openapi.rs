@@ -259,6 +259,20 @@ impl Document {
         self
     }
 
+    /// Names that stand for different schemas in different routes: only one of them would be described, so there must be none.
+    #[must_use]
+    pub fn clashing_schemas(&self) -> BTreeSet<String> {
+        let (mut known, mut clashing) = (BTreeMap::new(), BTreeSet::new());
+        let of_routes = self.routes.iter().map(|route| &route.schemas);
+        for (name, schema) in of_routes.chain([&self.schemas]).flatten() {
+            let spelled = serde_json::to_string(schema).unwrap_or_default();
+            if *known.entry(name).or_insert_with(|| spelled.clone()) != spelled {
+                clashing.insert(name.clone());
+            }
+        }
+        clashing
+    }
+
     /// The document as text, the same every time.
     #[must_use]
     pub fn to_json(self) -> String {
