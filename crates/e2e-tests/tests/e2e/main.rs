@@ -5,7 +5,9 @@
 mod audit_in_a_burst;
 mod bad_requests;
 mod binaries;
+mod both_stores_behind;
 mod commands_repeated;
+mod decided_late;
 mod described;
 mod flood_of_garbage;
 mod granted_stored_pushed;
@@ -31,6 +33,7 @@ mod refusals;
 mod restock;
 mod retired;
 mod same_user_two_gateways;
+mod several_notifiers;
 mod several_of_one_user;
 mod several_partitions;
 mod signed_tokens;
@@ -48,6 +51,9 @@ type Scenario = fn() -> anyhow::Result<()>;
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_claim_is_granted_stored_and_pushed", granted_stored_pushed::scenario),
     ("a_late_or_reconnecting_subscriber_gets_the_result", late_subscriber::scenario),
+    ("with_both_stores_behind_whoever_listens_is_told", both_stores_behind::scenario),
+    ("every_replica_tells_its_own_listeners", several_notifiers::scenario),
+    ("the_brokers_clock_decides_who_was_in_time", decided_late::scenario),
     ("the_same_user_at_two_gateways_gets_one_coupon_and_the_same_claim", same_user_two_gateways::scenario),
     ("two_hundred_users_press_for_the_last_coupon", last_coupon::scenario),
     ("sold_out_not_open_paused_closed_and_unknown_are_told_apart", refusals::scenario),
