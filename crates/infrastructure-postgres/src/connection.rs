@@ -42,6 +42,14 @@ async fn establish(url: &str) -> Result<AsyncPgConnection, ConnectionError> {
     AsyncPgConnection::try_from_client_and_connection(client, connection).await
 }
 
+/// What a session of ours needs whatever the server's defaults: commits that are durable, and no statement that goes on after its time.
+fn session_settings(statement_timeout_ms: u32) -> String {
+    format!(
+        "SET synchronous_commit = on; SET statement_timeout = {statement_timeout_ms}; \
+         SET idle_in_transaction_session_timeout = {statement_timeout_ms}"
+    )
+}
+
 /// An error, told apart by what can be done about it.
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
@@ -111,11 +119,7 @@ impl Connection {
         let patience = Duration::from_millis(section.connect_timeout_ms.into());
         let connecting = async {
             let mut inner = establish(url).await?;
-            let settings = format!(
-                "SET synchronous_commit = on; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {0}",
-                section.statement_timeout_ms
-            );
-            inner.batch_execute(&settings).await?;
+            inner.batch_execute(&session_settings(section.statement_timeout_ms)).await?;
             Ok(Self { inner })
         };
         tokio::time::timeout(patience, connecting)
@@ -148,9 +152,19 @@ impl Pool {
         let mut config = ManagerConfig::default();
         // A broken connection is noticed by the next request, which then goes without PostgreSQL: no extra round trip for all.
         config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(|url| {
-            let url = url.to_owned();
-            async move { establish(&url).await }.boxed()
+        // Beyond the request's own time nobody waits for the statement any more. What is born here (redemptions) must be durable as well.
+        let settings = session_settings(section.request_timeout_ms);
+        config.custom_setup = Box::new(move |url| {
+            let (url, settings) = (url.to_owned(), settings.clone());
+            async move {
+                let mut connection = establish(&url).await?;
+                connection
+                    .batch_execute(&settings)
+                    .await
+                    .map_err(ConnectionError::CouldntSetupConfiguration)?;
+                Ok(connection)
+            }
+            .boxed()
         });
         let url = section.url.clone().unwrap_or_default();
         let manager = AsyncDieselConnectionManager::new_with_config(url, config);
