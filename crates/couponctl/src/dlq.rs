@@ -8,7 +8,7 @@ use coupon_domain::wire::{Input, Unreadable, decode_claims_record, encode_claim}
 use coupon_domain::{Claim, CouponId, UserId};
 use data_encoding::BASE64;
 use infrastructure_http::time::to_rfc3339;
-use infrastructure_kafka::dead_letter::queue::{self, Letter, Origin};
+use infrastructure_kafka::dead_letter::queue::{self, Letter, Origin, Payloads};
 use infrastructure_kafka::dead_letter::{self, Resolved};
 use infrastructure_kafka::{Connection, NewRecord, Producer, ProducerPurpose, Topic, TopicLayout};
 use serde_json::{Value, json};
@@ -79,8 +79,9 @@ struct Resolving {
 
 pub(crate) async fn run(dlq: &Dlq, settings: &Settings, output: Output) -> Result<(), Failure> {
     let (connection, layout) = settings.kafka()?;
-    let letters = tokio::task::block_in_place(|| queue::read(&connection, &layout))
-        .map_err(failed("reading the dead-letter queue"))?;
+    let letters = tokio::task::block_in_place(|| queue::read(&connection, &layout, Payloads::Kept))
+        .map_err(failed("reading the dead-letter queue"))?
+        .letters;
     let find = |origin: &Origin| {
         let place = spell(*origin);
         letters.get(origin).ok_or_else(|| Failure::SaidNo(format!("there is no letter {place} in the queue")))

@@ -128,6 +128,7 @@ pub async fn standings(
     let rows: Vec<StandingRow> = diesel::sql_query(include_str!("sql/claim_standings.sql"))
         .bind::<Array<UuidType>, _>(macs)
         .bind::<UuidType, _>(coupon_id.unique())
+        .bind::<Integer, _>(coupon_id.partition().number())
         .bind::<BigInt, _>(before.number())
         .load(connection)
         .await?;

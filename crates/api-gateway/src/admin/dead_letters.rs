@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use coupon_domain::Timestamp;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_http::{Code, Problem, Scope};
-use infrastructure_kafka::dead_letter::queue::{self, Letter};
+use infrastructure_kafka::dead_letter::queue::{self, Letter, Payloads};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -69,15 +69,17 @@ pub(crate) async fn list(
         Problem::new(Code::Overloaded, "as many looks into the log as this process takes are under way")
     })?;
     let (kafka, layout) = (desk.kafka.clone(), desk.layout.clone());
-    let letters = actix_web::web::block(move || queue::read(&kafka, &layout))
-        .await
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
-        .map_err(|error| {
+    // The place goes with the work: a caller who hangs up does not end it.
+    let reading = actix_web::web::block(move || {
+        let _place = place;
+        queue::read(&kafka, &layout, Payloads::LeftOut)
+    });
+    let letters =
+        reading.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))?.map_err(|error| {
             tracing::warn!("the dead-letter queue could not be read: {error}");
             Problem::new(Code::Unavailable, "Kafka does not answer now")
         })?;
-    drop(place);
-    let mut letters: Vec<Letter> = letters.into_values().collect();
+    let mut letters: Vec<Letter> = letters.letters.into_values().collect();
     letters.sort_by_key(|letter| letter.parked_at_ms);
     let open: Vec<&Letter> = letters.iter().filter(|letter| letter.resolution.is_none()).collect();
     let body = DeadLettersView {

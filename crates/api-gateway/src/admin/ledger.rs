@@ -63,10 +63,12 @@ pub(crate) async fn get(
         .ask_postgres("count_claims", async |connection| claim_counts::count(connection, coupon_id).await)
         .await?;
     let (kafka, layout) = (desk.kafka.clone(), desk.layout.clone());
-    let tail = actix_web::web::block(move || read_tail(&kafka, &layout, coupon_id, &counted))
-        .await
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
-    drop(place);
+    // The place goes with the work: a caller who hangs up does not end it.
+    let reading = actix_web::web::block(move || {
+        let _place = place;
+        read_tail(&kafka, &layout, coupon_id, &counted)
+    });
+    let tail = reading.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
     let macs = tail.claims.keys().copied();
     let known = desk
         .ask_postgres("claim_standings", async |connection| {

@@ -56,23 +56,46 @@ pub struct LetterResolution {
     pub redriven_offset: Option<i64>,
 }
 
-/// Everything in the queue that stood in this installation's claims topic, by origin. Blocks its thread.
+/// Whether letters are read with their bytes: up to [`super::PAYLOAD_BYTES_MAX`] each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payloads {
+    /// With them.
+    Kept,
+    /// Without them.
+    LeftOut,
+}
+
+/// The queue.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// Everything that stood in this installation's claims topic, by origin.
+    pub letters: BTreeMap<Origin, Letter>,
+    /// False where retention has taken letters already.
+    pub is_whole: bool,
+}
+
+/// Reads the queue. Blocks its thread.
 ///
 /// # Errors
 /// [`ReadError`].
-pub fn read(connection: &Connection, layout: &TopicLayout) -> Result<BTreeMap<Origin, Letter>, ReadError> {
+pub fn read(connection: &Connection, layout: &TopicLayout, payloads: Payloads) -> Result<Queue, ReadError> {
     let reader = Reader::new(connection, &layout.name(Topic::DeadLetters), "dead letters")?;
     let claims_topic = layout.name(Topic::Claims);
-    let mut letters = BTreeMap::new();
+    let (mut letters, mut is_whole) = (BTreeMap::new(), true);
     for partition in 0..reader.partition_count()? {
-        let mut cursor = LogCursor::new(&reader, partition, reader.bounds(partition)?)?;
-        while let Some(entry) = cursor.next()? {
+        let bounds = reader.bounds(partition)?;
+        is_whole &= bounds.start == 0;
+        let mut cursor = LogCursor::new(&reader, partition, bounds)?;
+        while let Some(mut entry) = cursor.next()? {
+            if payloads == Payloads::LeftOut {
+                entry.payload = None;
+            }
             if entry.header(headers::ORIGIN_TOPIC) == Some(claims_topic.as_str()) {
                 take(entry, &mut letters);
             }
         }
     }
-    Ok(letters)
+    Ok(Queue { letters, is_whole })
 }
 
 fn take(entry: Entry, letters: &mut BTreeMap<Origin, Letter>) {
