@@ -29,7 +29,8 @@ pub(crate) async fn get(
 
 async fn answer_now(desk: &Desk, claim_id: ClaimId) -> Result<ClaimView, Problem> {
     let found = desk.follower.look(&claim_id, true).await;
-    if let Some(offset) = found.parked {
+    // A retired coupon's claims are closed, whatever became of them before.
+    if let Some(offset) = found.parked.filter(|_| !found.retired) {
         return Ok(ClaimView::parked(claim_id, offset));
     }
     match found.answer {

@@ -83,7 +83,8 @@ impl Follower {
         loop {
             tokio::select! {
                 told = following.registration.told() => match told {
-                    Told::Parked(offset) => return Followed::Parked(offset),
+                    Told::Parked(offset) if following.is_of_this_press(offset) => return Followed::Parked(offset),
+                    Told::Parked(_) => {}
                     Told::Answer(answer) if answer.code == ClaimCode::Closed && !answer.is_final => {
                         closed = Some(answer);
                         following.untold_before = Some(following.tail.next_offset());
@@ -98,7 +99,9 @@ impl Follower {
                 _ = next_look.tick(), if looking => {
                     following.untold_before = following.tail.untold_before(following.untold_before);
                     let found = self.stores.look_up(&following.claim_id, false).await;
-                    if let Some(offset) = found.parked.filter(|offset| following.ticket.is_none_or(|ticket| *offset >= ticket)) {
+                    // A retired coupon's claims are closed, whatever became of them before.
+                    let parked = found.parked.filter(|offset| !found.retired && following.is_of_this_press(*offset));
+                    if let Some(offset) = parked {
                         return Followed::Parked(offset);
                     }
                     if let Some(answer) = found.answer.filter(|answer| following.is_answered_by(answer)) {
@@ -146,6 +149,11 @@ impl Following {
     }
 
     fn is_answered_by(&self, answer: &ClaimAnswer) -> bool {
-        answer.is_final || self.ticket.is_none_or(|ticket| answer.decided_offset >= ticket)
+        answer.is_final || self.is_of_this_press(answer.decided_offset)
+    }
+
+    /// What was said before this press is no answer to it.
+    fn is_of_this_press(&self, offset: Offset) -> bool {
+        self.ticket.is_none_or(|ticket| offset >= ticket)
     }
 }

@@ -60,6 +60,22 @@ pub(crate) fn scenario() -> Result<()> {
         dlq(&world, &["redrive", &second_letter, "--reason", "too late"])?;
         ensure!(unlucky.final_answer(&second).await? == "sold_out");
 
+        // Pressed again before the poisoned record was reached, the stream of that press ends with its own answer.
+        let tea = world.publish(&CouponSpec::of(1)).await?;
+        let third = poisoned.claim_id(&tea).await?;
+        let stock_consumer = world.service(Role::StockConsumer.name())?;
+        stock_consumer.suspend()?;
+        let letter = poison(&world, &tea, &third, "poisoned").await?;
+        let pressed = poisoned.press(&tea).await?;
+        let token = pressed.text("stream_token").to_owned();
+        let decide = async {
+            world.wait_for_streams(1).await?;
+            Ok(stock_consumer.resume()?)
+        };
+        let (told, ()) = tokio::try_join!(poisoned.events(&third, Some(&token)), decide)?;
+        ensure!(event(&told, "decided")?["code"] == "granted", "{told:?}");
+        dlq(&world, &["discard", &letter, "--reason", "pressed again"])?;
+
         // What names no claim can only be discarded.
         let garbage = world.append(Topic::Claims, 0, &coupon_id, b"garbage").await?;
         ensure!(world.user("behind")?.press_to_the_end(&coupon_id).await? == "sold_out");
@@ -69,12 +85,12 @@ pub(crate) fn scenario() -> Result<()> {
         let left = dlq(&world, &["list"])?;
         ensure!(left == json!([]), "{left}");
         let all = dlq(&world, &["list", "--all"])?;
-        ensure!(all.as_array().context("a list")?.len() == 3, "{all}");
+        ensure!(all.as_array().context("a list")?.len() == 4, "{all}");
 
         let report = oracle::verify(&world).await?;
         let ledger = &report["ledger"];
         ensure!(
-            ledger["granted"] == 2 && ledger["rejected"] == 1 && ledger["dead_lettered"] == 0,
+            ledger["granted"] == 3 && ledger["rejected"] == 1 && ledger["dead_lettered"] == 0,
             "{report}"
         );
         Ok(())
