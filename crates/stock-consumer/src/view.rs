@@ -1,8 +1,8 @@
 //! Refreshing the Redis view, by a task of its own: nothing here slows a decision.
 //!
 //! The worker says how far each coupon is durable; the task reads "ranks a to b" from the ledger and writes them. Nothing is queued but
-//! deferrals, so a Redis that is away for long costs only the catching up. While claims wait in line the task rests after each write for as long as
-//! Redis took: they are waited for by people, the view is not, and its work takes as much of a machine as theirs.
+//! deferrals, so a Redis that is away for long costs only the catching up. While claims wait in line the task rests after each write, [`REST`] times as long
+//! as Redis took: they are waited for by people, the view is not, and its work takes as much of a machine as theirs.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::worker::{Desk, Shared};
+
+/// How long the task rests while claims wait in line, in times that Redis took for the write before.
+const REST: u32 = 3;
 
 /// After Redis did not answer, the task tries again this much later.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -107,7 +110,7 @@ impl View {
         self.board.changed.notify_one();
     }
 
-    /// Says whether claims wait in line. While they do, decisions come first: the task rests after each write for as long as Redis took.
+    /// Says whether claims wait in line. While they do, decisions come first: the task rests after each write.
     pub(crate) fn line_is_backed_up(&self, is_backed_up: bool) {
         self.board.is_backed_up.store(is_backed_up, Ordering::Relaxed);
     }
@@ -249,7 +252,7 @@ impl Task {
                     "the view was lost or put back; it is pushed anew");
             }
             if self.board.is_backed_up.load(Ordering::Relaxed) {
-                tokio::time::sleep(took).await;
+                tokio::time::sleep(took * REST).await;
             }
         }
         self.syncs.insert(coupon_id, known);
