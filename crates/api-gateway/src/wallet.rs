@@ -46,7 +46,7 @@ pub(crate) struct HeldCouponView {
     claim_id: ClaimId,
     #[schema(value_type = String)]
     coupon_id: CouponId,
-    code: String,
+    coupon_code: String,
     issue_no: u32,
     status: HeldStatus,
     issued_at: String,
@@ -65,7 +65,7 @@ impl From<HeldCoupon> for HeldCouponView {
         Self {
             claim_id: held.claim_id,
             coupon_id: held.claim_id.coupon_id,
-            code: held.code,
+            coupon_code: held.code,
             issue_no: held.issue_no,
             status: match held.standing {
                 Standing::Issued => HeldStatus::Issued,

@@ -36,7 +36,10 @@ pub(crate) async fn list(wallet: &Wallet, settings: &Settings, output: Output) -
         return Ok(());
     }
     let coupons = page.get("coupons").and_then(Value::as_array).cloned().unwrap_or_default();
-    output.many(&coupons, &["claim_id", "status", "code", "issued_at", "expires_at", "used_at", "order_ref"]);
+    output.many(
+        &coupons,
+        &["claim_id", "status", "coupon_code", "issued_at", "expires_at", "used_at", "order_ref"],
+    );
     if let Some(next) = page.get("next").and_then(Value::as_str) {
         output.note(&format!("more: --before {next}"));
     }

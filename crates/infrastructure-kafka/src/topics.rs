@@ -65,7 +65,11 @@ impl Topic {
                 ("min.cleanable.dirty.ratio", "0.1".to_owned()),
             ],
             // A day of beats stays, so that a database put back in time is noticed by whoever reads the topic.
-            Self::Persisted => vec![("min.compaction.lag.ms", DAY_MS.to_string())],
+            Self::Persisted => vec![
+                ("min.compaction.lag.ms", DAY_MS.to_string()),
+                // It is read from its beginning before anything is redeemed on a new connection.
+                ("segment.ms", (60 * 60 * 1000).to_string()),
+            ],
         }
     }
 }

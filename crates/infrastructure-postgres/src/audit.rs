@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use coupon_domain::{
-    ClaimAnswer, ClaimCode, ClaimId, CommandId, CouponId, CouponState, Offset, Partition, Round, Timestamp,
+    ClaimAnswer, ClaimCode, ClaimId, CommandId, CouponId, CouponState, Offset, Partition, Round, Slot,
+    Timestamp,
 };
 use diesel::sql_types::{
     BigInt, Bool, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType,
@@ -52,6 +53,12 @@ pub struct StoredIssue {
     pub issued_at: Timestamp,
     /// From when on it can no longer be redeemed.
     pub expires_at: Option<Timestamp>,
+    /// The round and the slot of its claim.
+    pub place: (Round, Slot),
+    /// The limit that was copied into it.
+    pub per_user_limit: u16,
+    /// What the winner shows.
+    pub code: String,
 }
 
 /// A row of `commands`, with the audit event of the same record.
@@ -329,6 +336,14 @@ struct ClaimRow {
     issued_at: Option<OffsetDateTime>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     issued_expires_at: Option<OffsetDateTime>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    issued_round: Option<i16>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    issued_slot: Option<i64>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    issued_per_user_limit: Option<i32>,
+    #[diesel(sql_type = Nullable<Text>)]
+    issued_code: Option<String>,
 }
 
 impl ClaimRow {
@@ -351,6 +366,15 @@ impl ClaimRow {
                 user_nth: number("user_nth", user_nth)?,
                 issued_at: from_time(issued_at)?,
                 expires_at: self.issued_expires_at.map(from_time).transpose()?,
+                place: match (self.issued_round, self.issued_slot) {
+                    (Some(round), Some(slot)) => {
+                        let round = Round::new(number("round", round)?);
+                        (round.map_err(|_| torn("round is out of range"))?, slot_from_column(slot))
+                    }
+                    _ => return Err(torn("an issued coupon has no round or slot")),
+                },
+                per_user_limit: number("per_user_limit", self.issued_per_user_limit.unwrap_or(0))?,
+                code: self.issued_code.unwrap_or_default(),
             }),
             _ => None,
         };

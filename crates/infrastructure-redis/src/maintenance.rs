@@ -174,6 +174,20 @@ impl ViewMaintenance {
         }
     }
 
+    /// For each of these claims, whether the view has an answer.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn has_answers(&self, claim_ids: &[ClaimId]) -> Result<Vec<bool>, RedisError> {
+        if claim_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut connection = self.connect().await?;
+        let keys: Vec<String> = claim_ids.iter().map(|claim_id| self.keys.claim(claim_id)).collect();
+        let values: Vec<Option<Vec<u8>>> = connection.mget(&keys).await.map_err(unavailable)?;
+        Ok(values.iter().map(Option::is_some).collect())
+    }
+
     async fn connect(&self) -> Result<deadpool_redis::Connection, RedisError> {
         match tokio::time::timeout(self.timeout, self.pool.get()).await {
             Ok(Ok(connection)) => Ok(connection),

@@ -84,6 +84,14 @@ impl Findings {
         counts.join(", ")
     }
 
+    /// The promises for which nothing was there to compare.
+    pub(super) fn unproven(&self) -> String {
+        let unproven = self.promises.iter().filter(|(_, promise)| !promise.is_checked());
+        // A coupon need not have been redeemed.
+        let ids = unproven.map(|(id, _)| *id).filter(|id| *id != Invariant::OnceUsed.id());
+        ids.collect::<Vec<_>>().join(", ")
+    }
+
     /// A line for each promise, in the order of the documentation.
     pub(super) fn lines(&self) -> Vec<Value> {
         let known = Invariant::ALL
@@ -95,13 +103,27 @@ impl Findings {
                     promise.checked.iter().map(|(what, count)| ((*what).to_owned(), json!(count))).collect();
                 json!({
                     "promise": invariant.id(),
-                    "verdict": if promise.broken == 0 { "holds" } else { "BROKEN" },
+                    "verdict": promise.verdict(),
                     "violations": promise.broken,
                     "checked": checked,
                     "examples": promise.spelled,
                 })
             })
             .collect()
+    }
+}
+
+impl Promise {
+    fn is_checked(&self) -> bool {
+        self.checked.iter().any(|(_, count)| *count > 0)
+    }
+
+    fn verdict(&self) -> &'static str {
+        match (self.broken, self.is_checked()) {
+            (0, true) => "holds",
+            (0, false) => "unproven",
+            _ => "BROKEN",
+        }
     }
 }
 

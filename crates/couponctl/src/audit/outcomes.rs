@@ -85,6 +85,8 @@ impl<'a> FirstCopies<'a> {
                 Ok(outcome) => self.judge(outcome, &place, findings),
                 Err(RecordError::NewerVersion { found, .. }) => {
                     findings.note(format!("{place}: version {found} is newer than this release reads"));
+                    // Whatever it answers, the next one begins anew.
+                    (self.next_src, self.chain) = (None, None);
                 }
                 Err(error) => findings.broken(Invariant::OneOutcome, &place, &error.to_string()),
             }

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use coupon_domain::coupon_code::CouponCode;
 use coupon_domain::invariant::Invariant;
 use coupon_domain::outcome::{ClaimOutcome, CommandOutcome};
-use coupon_domain::{ClaimAnswer, ClaimId, CouponId, CouponState, Expiry, Offset, Outcome, Partition};
+use coupon_domain::{
+    ClaimAnswer, ClaimId, CouponId, CouponState, Definition, KeyRing, Offset, Outcome, Partition,
+};
 use infrastructure_postgres::PostgresError;
 use infrastructure_postgres::audit::{IssuedCount, Row, Snapshot, StoredClaim, StoredCommand};
 use infrastructure_postgres::progress::Progress;
@@ -22,6 +25,7 @@ pub(super) struct Tables<'a> {
     snapshot: &'a mut Snapshot,
     runtime: Handle,
     partition: Partition,
+    keys: Option<&'a KeyRing>,
     /// How far they reflect the line; absent: they have never heard of it.
     pub(super) progress: Option<Progress>,
     coupons: Vec<CouponState>,
@@ -39,6 +43,7 @@ impl<'a> Tables<'a> {
         runtime: Handle,
         partition: Partition,
         from: Offset,
+        keys: Option<&'a KeyRing>,
     ) -> Result<Self, Failure> {
         let progress = runtime.block_on(snapshot.progress(partition)).map_err(unreadable)?;
         let coupons = runtime.block_on(snapshot.coupons(partition)).map_err(unreadable)?;
@@ -47,7 +52,7 @@ impl<'a> Tables<'a> {
         let mut parked = runtime.block_on(snapshot.parked(partition)).map_err(unreadable)?;
         parked.retain(|src, _| *src >= from);
         let (page, next_page) = (VecDeque::new(), Some(from));
-        Ok(Self { snapshot, runtime, partition, progress, coupons, commands, parked, page, next_page })
+        Ok(Self { snapshot, runtime, partition, keys, progress, coupons, commands, parked, page, next_page })
     }
 
     /// The first claims offset that they do not reflect.
@@ -77,7 +82,7 @@ impl<'a> Tables<'a> {
         &mut self,
         outcome: &Outcome,
         claim: Option<&ClaimOutcome>,
-        expiry: Option<Option<Expiry>>,
+        definition: Option<&Definition>,
         findings: &mut Findings,
     ) -> Result<(), Failure> {
         let src = outcome.src_offset;
@@ -99,7 +104,7 @@ impl<'a> Tables<'a> {
             (Some((answer, claim)), Some(Ok(row))) => {
                 findings.checked(Invariant::Agree, "rows of claims", 1);
                 compare_claim(&place, &answer, claim, &row, findings);
-                self.compare_issued(&answer, claim, &row, expiry, findings);
+                self.compare_issued(&answer, claim, &row, definition, findings);
             }
         }
         Ok(())
@@ -110,7 +115,7 @@ impl<'a> Tables<'a> {
         answer: &ClaimAnswer,
         claim: &ClaimOutcome,
         row: &StoredClaim,
-        expiry: Option<Option<Expiry>>,
+        definition: Option<&Definition>,
         findings: &mut Findings,
     ) {
         let place = format!("table issued_coupons, claim {}", answer.claim_id);
@@ -124,17 +129,30 @@ impl<'a> Tables<'a> {
             }
             (Some(issue_no), Some(issued)) => {
                 findings.checked(Invariant::Agree, "issued coupons", 1);
-                let expires_at = expiry.map(|expiry| expiry.map(|expiry| expiry.of(answer.decided_at)));
+                let expires_at =
+                    definition.map(|known| known.expiry().map(|expiry| expiry.of(answer.decided_at)));
+                let limit = definition.map(Definition::per_user_limit);
+                let claim_id = &answer.claim_id;
                 let wrong = [
                     ("user_id", issued.user_id != claim.user_id.as_str()),
                     ("issue_no", issued.issue_no != issue_no),
                     ("user_nth", Some(issued.user_nth) != answer.user_nth),
                     ("issued_at", issued.issued_at != answer.decided_at),
                     ("expires_at", expires_at.is_some_and(|expires_at| issued.expires_at != expires_at)),
+                    ("round and slot", issued.place != (claim_id.round, claim_id.slot)),
+                    ("per_user_limit", limit.is_some_and(|limit| issued.per_user_limit != limit)),
+                    ("code", self.minted_code(claim, issue_no).is_some_and(|code| issued.code != code)),
                 ];
                 report(&place, &wrong, findings);
             }
         }
+    }
+
+    /// The code that the key behind the claim mints, where that key is configured here.
+    fn minted_code(&self, claim: &ClaimOutcome, issue_no: u32) -> Option<String> {
+        let mut keys = self.keys.into_iter().flat_map(KeyRing::iter).map(|(_, key)| key);
+        let key = keys.find(|key| key.owns(&claim.claim_id, &claim.user_id))?;
+        Some(CouponCode::mint(key, claim.claim_id.coupon_id, issue_no).to_string())
     }
 
     /// Compares what a command had to write.
@@ -173,8 +191,9 @@ impl<'a> Tables<'a> {
                     ),
                     (
                         "the event's state",
-                        event
-                            .is_some_and(|event| Some(&event.2) != serde_json::to_value(state).ok().as_ref()),
+                        event.is_some_and(|event| {
+                            serde_json::from_value(event.2.clone()).ok().as_ref() != Some(state)
+                        }),
                     ),
                 ];
                 report(&place, &wrong, findings);

@@ -11,6 +11,9 @@ use infrastructure_redis::{CouponHash, FoundAnswer, ViewMaintenance};
 use super::findings::Findings;
 use crate::exit::{Failure, failed};
 
+/// Most answers of a view that are looked for once more.
+const MISSED_MAX: usize = 1_000;
+
 /// The view, as it was found.
 #[derive(Default)]
 pub(super) struct View {
@@ -23,9 +26,10 @@ struct Hash {
     said: CouponHash,
     /// Up to where the view was true when its answers were read, and still after that.
     vouches_to: Option<Offset>,
-    /// Final answers below that offset which were not there.
+    /// How many final answers below that offset were not there.
     missing: u64,
-    example: Option<ClaimId>,
+    /// Some of their claims.
+    missed: Vec<ClaimId>,
 }
 
 struct Seen {
@@ -70,7 +74,7 @@ impl View {
                 }
                 _ => None,
             };
-            view.hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, example: None });
+            view.hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() });
         }
         Ok(view)
     }
@@ -128,7 +132,9 @@ impl View {
                 let hash = self.hashes.get_mut(&answer.claim_id.coupon_id);
                 if let Some(hash) = hash.filter(|hash| hash.vouches_to > Some(answer.decided_offset)) {
                     hash.missing += 1;
-                    hash.example.get_or_insert(answer.claim_id);
+                    if hash.missed.len() < MISSED_MAX {
+                        hash.missed.push(answer.claim_id);
+                    }
                 }
             }
             _ => {}
@@ -165,13 +171,7 @@ impl View {
             Some(Hash { vouches_to: None, .. }) => {
                 findings.late(Invariant::Agree, &place, "it is being pushed anew");
             }
-            Some(Hash { vouches_to: Some(vouches_to), missing, example, .. }) => {
-                if let Some(example) = example {
-                    let finding = format!(
-                        "{missing} final answers below its watermark are missing, such as that to {example}"
-                    );
-                    findings.broken(Invariant::Agree, &place, &finding);
-                }
+            Some(Hash { vouches_to: Some(vouches_to), .. }) => {
                 if *vouches_to > decided {
                     let finding = format!("reflects {vouches_to}, the outcomes log {decided}");
                     findings.broken(Invariant::Agree, &place, &finding);
@@ -181,6 +181,33 @@ impl View {
                 }
             }
         }
+    }
+
+    /// Looks once more for what was missing: a view that was lost while it was read may have been pushed again behind the reader's back.
+    pub(super) async fn confirm_missing(
+        &self,
+        maintenance: &ViewMaintenance,
+        findings: &mut Findings,
+    ) -> Result<(), Failure> {
+        for (coupon_id, hash) in self.hashes.iter().filter(|(_, hash)| hash.missing > 0) {
+            let place = format!("Redis, the view of {coupon_id}");
+            let found = maintenance.has_answers(&hash.missed).await.map_err(failed("reading Redis"))?;
+            let watermark = maintenance.watermark(*coupon_id).await.map_err(failed("reading Redis"))?;
+            let still_vouches =
+                matches!(watermark, Some(ViewWatermark::Reflects(now)) if Some(now) >= hash.vouches_to);
+            let still_missing = hash.missed.iter().zip(found).find(|(_, found)| !found);
+            match still_missing.filter(|_| still_vouches) {
+                Some((example, _)) => {
+                    let finding = format!(
+                        "{} final answers below its watermark are missing, such as that to {example}",
+                        hash.missing
+                    );
+                    findings.broken(Invariant::Agree, &place, &finding);
+                }
+                None => findings.note(format!("{place}: it was lost and pushed anew meanwhile")),
+            }
+        }
+        Ok(())
     }
 
     /// The lowest watermark of the partition's views.

@@ -44,7 +44,7 @@ async fn once(world: &World) -> Result<()> {
     ensure!(held["claim_id"] == claim_id && held["coupon_id"] == coupon_id, "{held}");
     ensure!(held["status"] == "issued" && held["issue_no"] == 1, "{held}");
     ensure!(held["expires_at"].is_string() && held.get("used_at").is_none(), "{held}");
-    ensure!(held["code"] == ann.answer(&claim_id).await?.body["coupon_code"], "{held}");
+    ensure!(held["coupon_code"] == ann.answer(&claim_id).await?.body["coupon_code"], "{held}");
 
     // A hundred tills at once, each under a key of its own.
     let orders: Vec<String> = (0..100).map(|number| format!("order-{number}")).collect();

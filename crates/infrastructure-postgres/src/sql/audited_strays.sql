@@ -10,5 +10,8 @@ SELECT
     (SELECT count(*) FROM asked, issued_coupons i JOIN redemptions r USING (claim_mac, coupon_id)
         WHERE i.src_partition = asked.partition) AS redemptions,
     (SELECT count(*) FROM asked, issued_coupons i LEFT JOIN redemptions r USING (claim_mac, coupon_id)
-        WHERE i.src_partition = asked.partition AND (i.used_at, i.order_ref) IS DISTINCT FROM (r.redeemed_at, r.order_ref))
-        AS misused
+        WHERE i.src_partition = asked.partition AND (
+            (i.used_at, i.order_ref) IS DISTINCT FROM (r.redeemed_at, r.order_ref) OR i.user_id <> r.redeemed_by))
+    + (SELECT count(*) FROM asked, redemptions r JOIN coupons o USING (coupon_id)
+        WHERE o.partition = asked.partition AND NOT EXISTS (
+            SELECT FROM issued_coupons i WHERE i.claim_mac = r.claim_mac AND i.coupon_id = r.coupon_id)) AS misused
