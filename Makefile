@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status build test bench-quick lint fmt
+.PHONY: help demo up down status build test bench-quick observability-check lint fmt
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -38,6 +38,10 @@ bench-quick: build ## How fast it is, as shares of what this machine does withou
 	@$(RELEASE)/local-stack install
 	$(RELEASE)/bench-quick --out $(TARGET)/bench-quick.json
 
+observability-check: ## Boards, alerts and runbooks against the metrics, the rules' test cases and couponctl; nothing runs. BUILT=1: build nothing
+	@[ -n "$(BUILT)" ] || cargo build --quiet --workspace --bins
+	@tools=$$(deploy/observability/tools.sh) && PATH="$$tools:$$PATH" python3 deploy/observability/check.py $(DEBUG)
+
 lint: ## Formatting and lints, warnings denied
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -48,5 +52,5 @@ fmt: ## Format the code
 ##@ Help
 
 help: ## This list
-	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
