@@ -23,12 +23,17 @@ def registered():
     return rows
 
 
-def literals():
-    """Every text in quotes in what runs as a service: a label's value that is none of them is set by nobody."""
+def service_sources(further=()):
+    """The text of what runs as a service, SQL included, and of further places."""
     services = ["api-gateway", "stock-consumer", "db-writer", "notifier", "service-runtime", "coupon-domain", "infrastructure-*"]
-    places = [f"{name}/src/**/*.rs" for name in services] + ["couponctl/src/reconcile*", "couponctl/src/reconcile/**/*.rs"]
-    files = [path for place in places for path in ROOT.glob(f"crates/{place}") if path.is_file()]
-    return {text for path in files for text in re.findall(r'"([^"\\\n]*)"', path.read_text())}
+    places = [f"{name}/src/**/*.rs" for name in services] + ["couponctl/src/reconcile*", "couponctl/src/reconcile/**/*.rs", *further]
+    places += ["infrastructure-*/src/**/*.sql", "infrastructure-*/src/**/*.lua"]
+    return "\n".join(path.read_text() for place in places for path in sorted(ROOT.glob(f"crates/{place}")) if path.is_file())
+
+
+def literals():
+    """Every text in quotes in a service: a label's value that is none of them is set by nobody."""
+    return set(re.findall(r'"([^"\\\n]*)"', service_sources()))
 
 
 def exceptions():

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Checks boards, rules and runbooks against each other, the catalogue of metrics and the programs: `check.py FOLDER_OF_PROGRAMS [CHECK]`. Needs promtool in PATH; no
-service runs. Each check returns how much it looked at and what is wrong; README.md beside this says which planted fault each has caught."""
+"""Checks boards, rules and runbooks against each other, the catalogue of metrics and the programs: `check.py FOLDER_OF_PROGRAMS [CHECK]`. Needs promtool and amtool in
+PATH; no service runs. Each check returns how much it looked at and what is wrong; README.md beside this says which planted fault each has caught."""
 
 import json
 import re
@@ -43,9 +43,13 @@ def all_queries():
     return named + [(f"{page.name}, promql", query) for page in runbooks.pages() for query in runbooks.promql(page)]
 
 
-def promtool(*arguments):
-    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True)
+def ran(*line):
+    done = subprocess.run([*map(str, line)], capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
+
+
+def promtool(*arguments):
+    return ran("promtool", *arguments)
 
 
 def generated_files():
@@ -204,6 +208,21 @@ def alerts_fire_and_stay_quiet():
     return len(tests), wrong + ([said] if code else [])
 
 
+def alerts_reach_somebody():
+    """Critical pages, warning is a ticket, and what alertmanager.yml names are alerts."""
+    file = catalogue.HERE / "alertmanager.yml"
+    code, said = ran("amtool", "check-config", file)
+    wrong = [said] if code else []
+    routed = {rule["alert"]: rule["labels"]["severity"] for _, rule in load_rules() if "alert" in rule}
+    for alert, severity in routed.items():
+        wanted = {"critical": "page", "warning": "ticket"}.get(severity)
+        code, said = ran("amtool", "config", "routes", "test", f"--config.file={file}", f"--verify.receivers={wanted}", f"alertname={alert}", f"severity={severity}")
+        if code:
+            wrong.append(f"{alert} ({severity}) goes to {said.splitlines()[0] if said else 'nobody'}, not to {wanted}")
+    wrong += [f"alertmanager.yml speaks of {name}, which is no alert" for name in re.findall(r"\bCoupon[A-Z]\w+", file.read_text()) if name not in routed]
+    return len(routed), wrong
+
+
 def exceptions_are_needed():
     listed, registered = catalogue.exceptions(), catalogue.registered()
     metrics = listed.get("metrics") or {}
@@ -226,10 +245,12 @@ CHECKS = [
     ("boards are whole", boards_are_whole),
     ("alerts are whole", alerts_are_whole),
     ("alerts fire and stay quiet", alerts_fire_and_stay_quiet),
+    ("alerts reach somebody", alerts_reach_somebody),
     ("runbooks have their form", lambda: runbooks.form(alerts())),
     ("links of runbooks resolve", runbooks.links),
     ("couponctl lines parse", lambda: runbooks.command_lines(PROGRAMS)),
     ("names in runbooks are real", lambda: runbooks.names(alerts(), PROGRAMS)),
+    ("what runbooks quote is in the code", runbooks.reasons),
     ("exceptions are needed", exceptions_are_needed),
 ]
 

@@ -38,6 +38,9 @@ FAULTS = [
     ("alerts fire and stay quiet", "a summary that names a label that there is not", f"{ALERTS}/CouponKeysDiffer.yaml", "$labels.key ", "$labels.id ", "CouponKeysDiffer fires"),
     ("alerts fire and stay quiet", "bounds of Prometheus 3 forgotten", "helm/firstcome/files/rules/recording.yaml", r'le=~"5(\\.0)?"', 'le="5"', "fires_for_latency"),
     ("alerts fire and stay quiet", "an alert without cases", CASES, "CouponClockOff:", "CouponClockOfff:", "CouponClockOff has no case"),
+    ("alerts reach somebody", "critical alerts become tickets", "deploy/observability/alertmanager.yml", "receiver: page", "receiver: ticket", "goes to ticket, not to page"),
+    ("alerts reach somebody", "a receiver removed", "deploy/observability/alertmanager.yml", "  - name: page\n", "", "page"),
+    ("alerts reach somebody", "an inhibition of an alert that there is not", "deploy/observability/alertmanager.yml", "CouponAuditStale", "CouponAuditOld", "CouponAuditOld, which is no alert"),
     ("runbooks have their form", "a page that grew", f"{PAGES}/CouponClockOff.md", "**Impact.**", "\n" * 40 + "**Impact.**", "more than 60"),
     ("runbooks have their form", "a section forgotten", f"{PAGES}/CouponClockOff.md", "**Impact.**", "", "has the sections"),
     ("runbooks have their form", "an alert renamed, its page not", f"{ALERTS}/CouponClockOff.yaml", "alert: CouponClockOff", "alert: CouponClockWrong", "CouponClockWrong.md is missing"),
@@ -47,6 +50,8 @@ FAULTS = [
     ("names in runbooks are real", "a configuration key that there is not", f"{PAGES}/CouponQueueNearlyFull.md", "`claims.in_flight_max`", "`claims.inflight_max`", "claims.inflight_max is no configuration key"),
     ("names in runbooks are real", "a halt reason that a release adds", "crates/coupon-domain/src/halt.rs", 'Self::KeyMissing => "key_missing"', 'Self::KeyMissing => "key_lost"', "key_lost is not explained"),
     ("names in runbooks are real", "a metric renamed in the catalogue", CATALOGUE, '"limit_hits_total"', '"limit_reached_total"', "coupon_limit_hits_total is in no"),
+    ("what runbooks quote is in the code", "a readiness reason reworded", "crates/api-gateway/src/state_map.rs", "coupon.state has not been read to its end", "coupon.state is being read", "no service says coupon.state has not been read to its end"),
+    ("what runbooks quote is in the code", "a queue renamed", "crates/api-gateway/src/lib.rs", '"wallet_requests"', '"wallets"', "no service says wallet_requests"),
     ("exceptions are needed", "a metric that a release brings", CATALOGUE, 'BUILD_INFO = "build_info" Gauge', 'LAG = "lag_claims" Gauge, ["stage", "partition"], "S", "";\n    BUILD_INFO = "build_info" Gauge', "lag_claims is registered now"),
 ]
 

@@ -105,7 +105,7 @@ ALERTS = {
 
 
 def group(name, rules):
-    return f"groups:\n  - name: {name}\n    rules:\n" + "".join(rules)
+    return f"# Made by deploy/observability/rules.py: change it there.\ngroups:\n  - name: {name}\n    rules:\n" + "".join(rules)
 
 
 def recorded(record, slo, expr):

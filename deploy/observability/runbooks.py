@@ -141,6 +141,30 @@ def configuration(programs):
     return keys
 
 
+def conditions():
+    """The names of what /startupz and /readyz wait for."""
+    named = re.findall(r'(?:ready|startup)_condition\("([a-z]+)"', catalogue.service_sources())
+    return {*named, "partition-3"}
+
+
+def reasons():
+    """What the pages say that a service or command line says must be in its source; … stands for what differs from time to time."""
+    sources, names = "\n".join(re.findall(r'"[^"\n]*"', re.sub(r"\\\n\s*", "", catalogue.service_sources(["couponctl/src/**/*.rs"])))), conditions()
+    wrong, looked = [], 0
+    for page in pages():
+        for text in re.findall(r"`([^`]+)`", prose(page)):
+            name, separator, said = text.partition(": ")
+            if separator and name in names:
+                pieces = [piece.strip(" :,;") for piece in re.split("…|halted, ", said)]
+            elif re.fullmatch(r"(?!coupon_)[a-z]+(_[a-z]+)+", text):
+                pieces = [text]
+            else:
+                continue
+            looked += 1
+            wrong += [f"{page.name}: no service says {piece}" for piece in pieces if not re.search(rf"(?<!\w){re.escape(piece)}(?!\w)", sources)]
+    return looked, wrong
+
+
 def names(alerts, programs):
     """Metrics, alerts, halt reasons and configuration keys in the pages."""
     wrong, looked = [], 0
