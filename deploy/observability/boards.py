@@ -104,7 +104,7 @@ BOARDS = {
     "coupon-notifier": ("Notifier", "Who waits, what they are told, and how streams end.", [
         ("Streams", "short", "Open event streams, and all clients that wait.", ("{{queue}}", S("queue", 'queue_depth{queue=~"sse_streams|waiters"}'))),
         ("Events", "ops", "Events sent, and those whose client had gone.", ("{{event}} {{result}}", R("event, result", "sse_events_total"))),
-        ("Closed", "ops", "Streams by how they ended. slow: the client did not read.", ("{{reason}}", R("reason", "sse_stream_seconds_count"))),
+        ("Closed", "ops", "Streams by how they ended: told everything, client gone, or our shutdown.", ("{{reason}}", R("reason", "sse_stream_seconds_count"))),
     ]),
     "coupon-exactness": ("Exactness", "accepted = granted + rejected + deferred + undecided + dead_lettered, audited from outside.", [
         ("Ledger", "short", "Distinct claims of each coupon by their latest answer, at one cut.", ("{{coupon_id}} {{state}}", S("coupon_id, state", "ledger_claims"))),
