@@ -96,6 +96,7 @@ impl Service for ApiGateway {
             return Ok(());
         }
         let layout = config.kafka.layout(production);
+        metrics.kafka.produces(&layout.name(Topic::Claims));
         let states = Arc::new(StateMap::default());
         state_map::start(&context, &connection, layout.name(Topic::State), &states, &metrics)?;
         let published = Arc::new(Published::default());

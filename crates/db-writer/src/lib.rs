@@ -49,6 +49,7 @@ impl Service for DbWriter {
         }
         let layout = config.kafka.layout(production);
         let outcomes_topic = layout.name(Topic::Outcomes);
+        metrics.kafka.produces(&layout.name(Topic::Persisted));
         let shared = Shared {
             producer: Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?,
             outcomes_topic: outcomes_topic.clone(),

@@ -57,6 +57,13 @@ impl ServiceMetrics {
         histogram.observe(seconds);
     }
 
+    /// Shows that a partition of ours does not stand still for any reason.
+    pub(crate) fn assigned(&self, partition: Partition) {
+        for reason in HaltReason::ALL {
+            self.lifted(partition, reason);
+        }
+    }
+
     pub(crate) fn lifted(&self, partition: Partition, reason: HaltReason) {
         self.halted.with_label_values(&[partition.to_string().as_str(), reason.as_str()]).set(0);
     }

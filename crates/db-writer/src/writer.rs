@@ -64,6 +64,10 @@ impl PartitionJob for Writer {
         Err(interrupted)
     }
 
+    fn assigned(&self, partition: Partition) {
+        self.0.metrics.assigned(partition);
+    }
+
     fn halted(&self, partition: Partition, reason: HaltReason) {
         self.0.metrics.halted(partition, reason);
     }

@@ -18,3 +18,12 @@ pub struct KafkaMetrics {
     /// 1 while at least one broker is connected.
     pub up: IntGauge,
 }
+
+impl KafkaMetrics {
+    /// This topic will be produced to: its series begin.
+    pub fn produces(&self, topic: &str) {
+        for result in ["acked", "refused", "unknown"] {
+            drop(self.delivery_seconds.with_label_values(&[topic, result]));
+        }
+    }
+}

@@ -9,6 +9,9 @@ use service_runtime::{Metrics, catalogue, metrics};
 /// The events of a stream.
 pub(crate) const EVENTS: [&str; 4] = ["position", "decided", "persisted", "end"];
 
+/// How streams end.
+const STREAM_ENDS: [&str; 3] = ["end", "client", "shutdown"];
+
 /// The service's collectors.
 pub(crate) struct ServiceMetrics {
     pub(crate) kafka: KafkaMetrics,
@@ -34,6 +37,10 @@ impl ServiceMetrics {
                 events.with_label_values(&[event, result]).inc_by(0);
             }
         }
+        let stream_seconds = metrics.histograms(&catalogue::SSE_STREAM_SECONDS);
+        for reason in STREAM_ENDS {
+            drop(stream_seconds.with_label_values(&[reason]));
+        }
         Self {
             kafka: metrics::kafka(metrics, &up),
             redis: metrics::redis(metrics, &up),
@@ -42,7 +49,7 @@ impl ServiceMetrics {
             told_by_wait_seconds: told.with_label_values(&["wait"]),
             postgres_up: up.with_label_values(&["postgres"]),
             postgres_seconds: metrics.histograms(&catalogue::POSTGRES_SECONDS),
-            stream_seconds: metrics.histograms(&catalogue::SSE_STREAM_SECONDS),
+            stream_seconds,
             halted: metrics.int_gauges(&catalogue::PARTITION_HALTED),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
             events,
@@ -64,6 +71,13 @@ impl ServiceMetrics {
     pub(crate) fn postgres(&self, result: &str, seconds: f64) {
         self.postgres_up.set(i64::from(result == "ok"));
         self.postgres_seconds.with_label_values(&["look_up_claim", result]).observe(seconds);
+    }
+
+    /// Shows that a partition's tail does not stand still for any reason.
+    pub(crate) fn tailing(&self, partition: Partition) {
+        for reason in HaltReason::ALL {
+            self.lifted(partition, reason);
+        }
     }
 
     pub(crate) fn halted(&self, partition: Partition, reason: HaltReason) {

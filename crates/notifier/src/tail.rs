@@ -278,6 +278,7 @@ impl OutcomesTail {
                 }
             };
             state.moved(&watermark);
+            self.metrics.tailing(partition);
             self.partitions.push(TailedPartition { partition, state, watermark, halted: None });
         }
         Ok(())

@@ -92,6 +92,9 @@ pub trait PartitionJob: Send + Sync + 'static {
     /// Works until something interrupts it. Called again after [`Interrupted::Wait`] and [`Interrupted::Restart`].
     fn run(&self, worker: &Worker) -> Result<Infallible, Interrupted>;
 
+    /// The partition is ours from now on: its series begin.
+    fn assigned(&self, partition: Partition);
+
     /// The partition stands still.
     fn halted(&self, partition: Partition, reason: HaltReason);
 
@@ -316,6 +319,7 @@ impl PartitionWorkers {
             progress: Arc::clone(&progress),
         };
         let job = Arc::clone(&self.job);
+        job.assigned(partition);
         let thread = self.tasks.thread(&name, move || worker.run(job.as_ref()))?;
         self.workers.0.lock().insert(partition, Running { stop, progress, thread });
         Ok(())
@@ -386,6 +390,8 @@ mod tests {
                 _ => Err(Ended::Fatal("broken".to_owned()).into()),
             }
         }
+
+        fn assigned(&self, _: Partition) {}
 
         fn halted(&self, partition: Partition, reason: HaltReason) {
             self.halted.lock().push((partition, reason));

@@ -49,6 +49,8 @@ impl Service for StockConsumer {
         let layout = config.kafka.layout(production);
         let producer = Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?;
         let claims_topic = layout.name(Topic::Claims);
+        let produced = [Topic::Outcomes, Topic::State, Topic::DeadLetters].map(|topic| layout.name(topic));
+        metrics.topics(&claims_topic, &produced.each_ref().map(String::as_str));
         let shared = Arc::new(Shared {
             dead_letters: DeadLetterWriter::new(
                 producer.clone(),

@@ -1,6 +1,6 @@
 //! What the service measures.
 
-use coupon_domain::outcome::INVALID;
+use coupon_domain::outcome::{INVALID, InvalidReason};
 use coupon_domain::{ClaimCode, CommandCode, CouponState, HaltReason, Partition};
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
@@ -69,9 +69,26 @@ impl ServiceMetrics {
         }
     }
 
+    /// These topics are produced to, and what cannot be read stands in `claims_topic`: their series begin.
+    pub(crate) fn topics(&self, claims_topic: &str, produced: &[&str]) {
+        for topic in produced {
+            self.kafka.produces(topic);
+        }
+        for reason in [InvalidReason::Undecodable, InvalidReason::WrongPartition] {
+            self.dead_letters.with_label_values(&[claims_topic, reason.as_str()]).inc_by(0);
+        }
+    }
+
     pub(crate) fn decided(&self, code: &str, is_new: bool) {
         let repeat = if is_new { "false" } else { "true" };
         self.decisions.with_label_values(&[code, repeat]).inc();
+    }
+
+    /// Shows that a partition of ours does not stand still for any reason.
+    pub(crate) fn assigned(&self, partition: Partition) {
+        for reason in HaltReason::ALL {
+            self.lifted(partition, reason);
+        }
     }
 
     pub(crate) fn lifted(&self, partition: Partition, reason: HaltReason) {

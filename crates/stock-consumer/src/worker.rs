@@ -60,6 +60,10 @@ impl PartitionJob for Decider {
         }
     }
 
+    fn assigned(&self, partition: Partition) {
+        self.0.metrics.assigned(partition);
+    }
+
     fn halted(&self, partition: Partition, reason: HaltReason) {
         self.0.metrics.halted(partition, reason);
     }
