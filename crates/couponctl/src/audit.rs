@@ -13,25 +13,27 @@ mod tables;
 mod tally;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use coupon_domain::invariant::Invariant;
 use coupon_domain::ledger::DefaultHasher;
 use coupon_domain::{CouponId, KeyRing, Ledger, Offset, Partition};
-use infrastructure_kafka::dead_letter::queue::{self, Payloads};
+use infrastructure_kafka::dead_letter::queue::{self, Payloads, Queue};
 use infrastructure_kafka::{Connection, LogBounds, LogCursor, Reader, Topic, TopicLayout};
+use infrastructure_postgres::PostgresSection;
 use infrastructure_postgres::audit::Snapshot;
 use infrastructure_redis::ViewMaintenance;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use self::findings::Findings;
+pub(crate) use self::findings::Findings;
 use self::line::{Audited, Progress, Sources};
 use self::published::Published;
 use self::tables::Tables;
-use self::tally::{Ledger as ClaimLedger, Tally};
-use self::view::View;
+pub(crate) use self::tally::Ledger as ClaimLedger;
+use self::tally::Tally;
+pub(crate) use self::view::View;
 use crate::exit::{Failure, failed};
 use crate::output::Output;
 use crate::settings::Settings;
@@ -57,40 +59,85 @@ pub(crate) async fn run(audit: &Audit, settings: &Settings, output: Output) -> R
         true => None,
         false => Some(ViewMaintenance::new(&settings.redis()?).map_err(failed("connecting to Redis"))?),
     };
-    let mut view = match &maintenance {
+    let view = match &maintenance {
         None => None,
         Some(maintenance) => Some(View::read(maintenance, &mut findings).await?),
     };
-    let snapshot = Snapshot::take(&postgres).await.map_err(failed("connecting to PostgreSQL"))?;
     // Without keys everything but the codes of coupons is compared.
     let keys = settings.keys().ok();
-    let (progress, tally) = tokio::task::block_in_place(|| {
-        audit_lines(&connection, &layout, snapshot, view.as_mut(), keys.as_ref(), &mut findings)
-    })?;
-    if let (Some(view), Some(maintenance)) = (&view, &maintenance) {
-        view.confirm_missing(maintenance, &mut findings).await?;
-    }
-    let (ledger, of_coupon) = tally.ledgers();
-    if ledger.lost() > 0 {
-        let finding =
-            format!("{} accepted claims have no answer, and are not in the dead-letter queue", ledger.lost());
-        findings.broken(Invariant::OneOutcome, "ledger", &finding);
-    }
-    report(&findings, &progress, ledger, &of_coupon, audit, output);
-    match findings.verdict() {
+    let sources = Installation {
+        connection: &connection,
+        layout: &layout,
+        postgres: &postgres,
+        view: maintenance.as_ref(),
+        keys: keys.as_ref(),
+    };
+    let pass = inspect(&sources, view, findings).await?;
+    report(&pass, audit, output);
+    match pass.findings.verdict() {
         verdict if verdict.is_empty() => Ok(()),
         verdict => Err(Failure::BrokenPromise(verdict)),
     }
 }
 
+/// Where everything is that is looked at.
+pub(crate) struct Installation<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) layout: &'a TopicLayout,
+    pub(crate) postgres: &'a PostgresSection,
+    pub(crate) view: Option<&'a ViewMaintenance>,
+    pub(crate) keys: Option<&'a KeyRing>,
+}
+
+/// What one look at everything came to.
+pub(crate) struct Pass {
+    pub(crate) findings: Findings,
+    progress: Vec<Progress>,
+    ledger: ClaimLedger,
+    /// The ledger of each coupon.
+    pub(crate) of_coupon: BTreeMap<CouponId, ClaimLedger>,
+    /// Coupons that are not closed.
+    pub(crate) live: BTreeSet<CouponId>,
+    /// The dead-letter queue.
+    pub(crate) dead_letters: Queue,
+}
+
+/// Looks at everything but the view, which was read before.
+pub(crate) async fn inspect(
+    installation: &Installation<'_>,
+    mut view: Option<View>,
+    mut findings: Findings,
+) -> Result<Pass, Failure> {
+    let snapshot = Snapshot::take(installation.postgres).await.map_err(failed("connecting to PostgreSQL"))?;
+    let lines =
+        tokio::task::block_in_place(|| audit_lines(installation, snapshot, view.as_mut(), &mut findings))?;
+    if let (Some(view), Some(maintenance)) = (&view, installation.view) {
+        view.confirm_missing(maintenance, &mut findings).await?;
+    }
+    let (ledger, of_coupon) = lines.tally.ledgers();
+    if ledger.lost() > 0 {
+        let finding =
+            format!("{} accepted claims have no answer, and are not in the dead-letter queue", ledger.lost());
+        findings.broken(Invariant::OneOutcome, "ledger", &finding);
+    }
+    let Lines { progress, dead_letters, .. } = lines;
+    let live = progress.iter().flat_map(|progress| progress.live.iter().copied()).collect();
+    Ok(Pass { findings, progress, ledger, of_coupon, live, dead_letters })
+}
+
+struct Lines {
+    progress: Vec<Progress>,
+    tally: Tally,
+    dead_letters: Queue,
+}
+
 fn audit_lines(
-    connection: &Connection,
-    layout: &TopicLayout,
+    installation: &Installation<'_>,
     mut snapshot: Snapshot,
     mut view: Option<&mut View>,
-    keys: Option<&KeyRing>,
     findings: &mut Findings,
-) -> Result<(Vec<Progress>, Tally), Failure> {
+) -> Result<Lines, Failure> {
+    let Installation { connection, layout, keys, .. } = *installation;
     let runtime = Handle::current();
     let mut published = Published::read(connection, layout, findings)?;
     let (outcomes, outcomes_bounds) = open(connection, layout, Topic::Outcomes)?;
@@ -140,7 +187,7 @@ fn audit_lines(
         };
         progress.push(line::audit(sources, &mut audited)?);
     }
-    Ok((progress, tally))
+    Ok(Lines { progress, tally, dead_letters })
 }
 
 fn open(
@@ -198,14 +245,8 @@ fn first_provable(
     Ok(folded.into_iter().chain(answered).min().unwrap_or(stored_to))
 }
 
-fn report(
-    findings: &Findings,
-    progress: &[Progress],
-    ledger: ClaimLedger,
-    of_coupon: &BTreeMap<CouponId, ClaimLedger>,
-    audit: &Audit,
-    output: Output,
-) {
+fn report(pass: &Pass, audit: &Audit, output: Output) {
+    let Pass { findings, progress, ledger, of_coupon, .. } = pass;
     let promises = findings.lines();
     if output == Output::Json {
         let coupons: serde_json::Map<String, Value> =

@@ -44,6 +44,18 @@ impl ViewMaintenance {
         Ok(Self { pool, keys: Keys::new(&section.key_prefix), timeout })
     }
 
+    /// Asks for nothing but an answer.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        let asking = async {
+            let mut connection = self.connect().await?;
+            redis::cmd("PING").query_async(&mut connection).await.map_err(unavailable)
+        };
+        tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
+    }
+
     /// Up to where a coupon's view is true, if it says so.
     ///
     /// # Errors

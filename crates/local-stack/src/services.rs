@@ -1,4 +1,4 @@
-//! One of our four services as a child process.
+//! One of our services as a child process.
 
 mod settings;
 
@@ -21,7 +21,7 @@ use crate::supervisor::{Supervised, Supervisor};
 /// A little more than the longest drain budget of a service.
 const STOP_DEADLINE: Duration = Duration::from_secs(25);
 
-/// The four services.
+/// The services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// Takes claims and the operators' commands.
@@ -32,13 +32,15 @@ pub enum Role {
     DbWriter,
     /// Tells users their outcomes.
     Notifier,
+    /// Audits in a loop; nothing waits for it, and it is started only where it is wanted.
+    Reconciler,
 }
 
 impl Role {
-    /// All four, in the order in which they are started: each after those that it links to.
+    /// Those that make up the pipeline, in the order in which they are started: each after those that it links to.
     pub const ALL: [Self; 4] = [Self::StockConsumer, Self::DbWriter, Self::Notifier, Self::ApiGateway];
 
-    /// Name of the package, the binary and the log.
+    /// Its name, and that of its log.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,6 +48,16 @@ impl Role {
             Self::StockConsumer => "stock-consumer",
             Self::DbWriter => "db-writer",
             Self::Notifier => "notifier",
+            Self::Reconciler => "reconciler",
+        }
+    }
+
+    /// The binary, and the arguments that make it this service.
+    #[must_use]
+    pub fn command(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Reconciler => ("couponctl", &["reconcile"]),
+            service => (service.name(), &[]),
         }
     }
 
@@ -147,9 +159,10 @@ pub struct Service {
 impl Service {
     /// Starts the service; does not wait until it is ready.
     pub fn start(deployment: &Deployment, spec: &ServiceSpec) -> Result<Self, Error> {
+        let (name, arguments) = spec.role.command();
         let program = match &spec.binary {
             Some(binary) => binary.clone(),
-            None => crate::cargo_build::binary(deployment.profile, spec.role.name())?,
+            None => crate::cargo_build::binary(deployment.profile, name)?,
         };
         let mut ports = Vec::new();
         let mut listen = |wish| -> Result<SocketAddr, Error> {
@@ -169,7 +182,7 @@ impl Service {
         let launch = Launch {
             name: spec.instance.clone(),
             program,
-            arguments: Vec::new(),
+            arguments: arguments.iter().map(|argument| (*argument).into()).collect(),
             environment: environment.clone(),
             account: Account::Own,
             lifetime: deployment.lifetime(),

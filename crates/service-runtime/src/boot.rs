@@ -72,9 +72,9 @@ impl<C> Clone for Context<C> {
     }
 }
 
-#[derive(Parser)]
-#[command(disable_version_flag = true)]
-struct Arguments {
+/// A service's arguments. A program of several commands may take them behind one of its own ([`run`]).
+#[derive(clap::Args)]
+pub struct Arguments {
     /// Settings in TOML or JSON; the environment (FIRSTCOME__SECTION__KEY) goes over them.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
@@ -91,6 +91,14 @@ struct Arguments {
     command: Option<Subcommands>,
 }
 
+/// A program that is one service.
+#[derive(Parser)]
+#[command(disable_version_flag = true)]
+struct Program {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
 #[derive(Subcommand)]
 enum Subcommands {
     /// Ask the running service's own /readyz; exit 0 if it is ready.
@@ -100,19 +108,25 @@ enum Subcommands {
 /// The `main` of a service.
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
-    let command = <Arguments as clap::CommandFactory>::command().name(S::NAME).about(S::ABOUT);
-    let arguments = <Arguments as clap::FromArgMatches>::from_arg_matches(&command.get_matches());
-    let ended = match arguments {
-        Ok(arguments) => dispatch::<S>(&arguments),
-        Err(error) => Err(Ended::Configuration(error.to_string())),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(ended) => {
-            complain(&format!("{}: {ended}", S::NAME));
-            ExitCode::from(&ended)
-        }
+    let command = <Program as clap::CommandFactory>::command().name(S::NAME).about(S::ABOUT);
+    match <Program as clap::FromArgMatches>::from_arg_matches(&command.get_matches()) {
+        Ok(program) => run::<S>(&program.arguments),
+        Err(error) => refuse::<S>(&Ended::Configuration(error.to_string())),
     }
+}
+
+/// Does what these arguments say. Called outside of any runtime: a service starts its own, and does not return.
+#[must_use]
+pub fn run<S: Service>(arguments: &Arguments) -> ExitCode {
+    match dispatch::<S>(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ended) => refuse::<S>(&ended),
+    }
+}
+
+fn refuse<S: Service>(ended: &Ended) -> ExitCode {
+    complain(&format!("{}: {ended}", S::NAME));
+    ExitCode::from(ended)
 }
 
 fn dispatch<S: Service>(arguments: &Arguments) -> Result<(), Ended> {

@@ -15,6 +15,16 @@ pub enum Buckets {
 }
 
 impl Buckets {
+    /// The name in the documentation.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Journey => "journey",
+            Self::Records => "records",
+        }
+    }
+
     /// The upper bounds.
     #[must_use]
     pub fn bounds(self) -> Vec<f64> {
@@ -54,8 +64,61 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// What it means, with its unit.
     pub help: &'static str,
-    /// Who has it: G gateway, S stock-consumer, W db-writer, N notifier.
+    /// Who has it: G gateway, S stock-consumer, W db-writer, N notifier, R reconciler.
     pub services: &'static str,
+}
+
+/// The processes, by their letters in [`Metric::services`].
+pub const SERVICES: [(char, &str); 5] = [
+    ('G', "api-gateway"),
+    ('S', "stock-consumer"),
+    ('W', "db-writer"),
+    ('N', "notifier"),
+    ('R', "reconciler"),
+];
+
+impl Metric {
+    /// True where the process of this name has it.
+    #[must_use]
+    pub fn is_of(&self, service: &str) -> bool {
+        SERVICES.iter().any(|(letter, name)| *name == service && self.services.contains(*letter))
+    }
+}
+
+/// The catalogue as docs/metrics.md.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         Made from the catalogue in `service-runtime`, which registers them; a test compares. Each process serves its own on `/metrics` of\n\
+         `ops.listen`. Names start with `coupon_`, and every series has the label `service`; besides there are `process_*`. By: ",
+    );
+    let letters: Vec<String> = SERVICES.iter().map(|(letter, name)| format!("{letter} {name}")).collect();
+    text.push_str(&letters.join(", "));
+    text.push_str(".\n\nLabels are closed sets, created at boot so that a quiet one reads 0; what is named by partitions, brokers, routes or coupons comes and\n\
+         goes with them. Buckets: ");
+    let buckets = [Request, Journey, Records].map(|buckets| {
+        let bounds: Vec<String> = buckets.bounds().iter().map(ToString::to_string).collect();
+        format!("{} {}", buckets.as_str(), bounds.join(" "))
+    });
+    text.push_str(&buckets.join(" · "));
+    text.push_str(".\n\n| name | type | labels | by | meaning |\n|---|---|---|---|---|\n");
+    for metric in ALL {
+        let kind = match metric.kind {
+            Counter => "counter".to_owned(),
+            Gauge => "gauge".to_owned(),
+            Histogram(buckets) => format!("histogram, {}", buckets.as_str()),
+        };
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        text.push_str(&format!(
+            "| `coupon_{}` | {kind} | {} | {} | {} |\n",
+            metric.name,
+            labels.join(", "),
+            metric.services,
+            metric.help
+        ));
+    }
+    text
 }
 
 macro_rules! catalogue {
@@ -80,18 +143,18 @@ use Buckets::{Journey, Records, Request};
 use Kind::{Counter, Gauge, Histogram};
 
 catalogue! {
-    BUILD_INFO = "build_info" Gauge, ["version"], "GSWN", "1, with the release as label";
+    BUILD_INFO = "build_info" Gauge, ["version"], "GSWNR", "1, with the release as label";
     KEY_INFO = "key_info" Gauge, ["key", "fingerprint"], "GWN", "1 for every key held, with a fingerprint that reveals nothing of it";
-    READY = "ready" Gauge, [], "GSWN", "1 while /readyz answers 200";
-    START_TIMESTAMP_SECONDS = "start_timestamp_seconds" Gauge, [], "GSWN", "When the process started, in seconds since the epoch";
-    LOOP_TURN_TIMESTAMP_SECONDS = "loop_turn_timestamp_seconds" Gauge, ["loop"], "GSWN", "When a loop last turned, in seconds since the epoch: what /livez reads";
-    DEPENDENCY_UP = "dependency_up" Gauge, ["dependency"], "GSWN", "1 where the dependency (kafka, redis, postgres) answered last time";
-    QUEUE_DEPTH = "queue_depth" Gauge, ["queue"], "GSWN", "What is waiting in a bounded queue";
-    QUEUE_LIMIT = "queue_limit" Gauge, ["queue"], "GSWN", "How much may wait in it";
-    LIMIT_HITS_TOTAL = "limit_hits_total" Counter, ["limit"], "GSWN", "Requests answered 429 or 503, and work held back, because of a named limit";
+    READY = "ready" Gauge, [], "GSWNR", "1 while /readyz answers 200";
+    START_TIMESTAMP_SECONDS = "start_timestamp_seconds" Gauge, [], "GSWNR", "When the process started, in seconds since the epoch";
+    LOOP_TURN_TIMESTAMP_SECONDS = "loop_turn_timestamp_seconds" Gauge, ["loop"], "GSWNR", "When a loop last turned, in seconds since the epoch: what /livez reads";
+    DEPENDENCY_UP = "dependency_up" Gauge, ["dependency"], "GSWNR", "1 where the dependency (kafka, redis, postgres) answered last time";
+    QUEUE_DEPTH = "queue_depth" Gauge, ["queue"], "GN", "What is waiting in a bounded queue";
+    QUEUE_LIMIT = "queue_limit" Gauge, ["queue"], "GN", "How much may wait in it";
+    LIMIT_HITS_TOTAL = "limit_hits_total" Counter, ["limit"], "GSN", "Requests answered 429 or 503, and work held back, because of a named limit";
     KAFKA_DELIVERY_SECONDS = "kafka_delivery_seconds" Histogram(Request), ["topic", "result"], "GSW", "From producing a record or a batch to its delivery report: acked, refused, unknown";
-    KAFKA_BROKER_RTT_SECONDS = "kafka_broker_rtt_seconds" Gauge, ["broker", "quantile"], "GSWN", "Round trips to a broker in librdkafka's last statistics: p50, p99";
-    KAFKA_BROKER_ERRORS_TOTAL = "kafka_broker_errors_total" Counter, ["broker", "kind"], "GSWN", "Errors in librdkafka's statistics: tx, rx, timeout, retry";
+    KAFKA_BROKER_RTT_SECONDS = "kafka_broker_rtt_seconds" Gauge, ["broker", "quantile"], "GSWNR", "Round trips to a broker in librdkafka's last statistics: p50, p99";
+    KAFKA_BROKER_ERRORS_TOTAL = "kafka_broker_errors_total" Counter, ["broker", "kind"], "GSWNR", "Errors in librdkafka's statistics: tx, rx, timeout, retry";
     KAFKA_ASSIGNED_PARTITIONS = "kafka_assigned_partitions" Gauge, ["group", "topic"], "SW", "Partitions that this member holds";
     KAFKA_REBALANCES_TOTAL = "kafka_rebalances_total" Counter, ["group"], "SW", "Rebalances that this member took part in";
     HTTP_REQUEST_SECONDS = "http_request_seconds" Histogram(Request), ["route", "status"], "GN", "Requests by route and class of status (2xx, 4xx, 429, 5xx), streams left out";
@@ -110,19 +173,45 @@ catalogue! {
     CLAIM_TO_TOLD_SECONDS = "claim_to_told_seconds" Histogram(Journey), ["channel"], "N", "From a claim's append time to telling a client that was already waiting: sse, wait";
     ROWS_WRITTEN_TOTAL = "rows_written_total" Counter, ["table"], "W", "Rows written";
     WRITER_SKIPS_TOTAL = "writer_skips_total" Counter, ["reason"], "W", "Outcomes skipped as copies (duplicate), and batches that found the watermark moved (conflict)";
-    POSTGRES_SECONDS = "postgres_seconds" Histogram(Request), ["operation", "result"], "GSWN", "Requests to PostgreSQL: ok, timeout, error";
+    POSTGRES_SECONDS = "postgres_seconds" Histogram(Request), ["operation", "result"], "GWN", "Requests to PostgreSQL: ok, timeout, error";
     REDIS_SECONDS = "redis_seconds" Histogram(Request), ["operation", "result"], "GSN", "Requests to Redis: ok, timeout, error";
     SSE_EVENTS_TOTAL = "sse_events_total" Counter, ["event", "result"], "N", "Events of streams (position, decided, persisted, end): sent, or dropped because the client had gone";
-    SSE_STREAM_SECONDS = "sse_stream_seconds" Histogram(Journey), ["reason"], "N", "Life of a stream, by how it ended: end, client, slow, shutdown";
-    WATERMARK_OFFSET = "watermark_offset" Gauge, ["store", "partition"], "GSWN", "The first claims offset that a store does not reflect yet: log (its end), outcomes, postgres, redis, gateway, notifier";
+    SSE_STREAM_SECONDS = "sse_stream_seconds" Histogram(Journey), ["reason"], "N", "Life of a stream, by how it ended: end, client, shutdown";
+    WATERMARK_OFFSET = "watermark_offset" Gauge, ["store", "partition"], "GSWNR", "The first claims offset that a store does not reflect yet: log (its end), outcomes, postgres, redis, gateway, notifier";
     REDEMPTIONS_TOTAL = "redemptions_total" Counter, ["result"], "G", "POSTs of redemptions, each once: redeemed, repeated, already_used, expired, key_reused, not_found, store_restored, invalid, unauthorized, rate_limited, overloaded, unavailable";
     REDEMPTIONS_CLOSED = "redemptions_closed" Gauge, [], "GW", "1 while redeeming is closed because PostgreSQL was put back in time, as last seen";
+    LAG_CLAIMS = "lag_claims" Gauge, ["stage", "partition"], "R", "Records of the claims log that a stage has still to do, seen from outside: decide (no outcome yet), persist (decided, not in PostgreSQL), view (decided, not in the Redis view that is furthest behind)";
+    LAG_SECONDS = "lag_seconds" Gauge, ["stage", "partition"], "R", "Age of the oldest of them by its append time; 0 where there is none";
+    LEDGER_CLAIMS = "ledger_claims" Gauge, ["coupon_id", "state"], "R", "Distinct claims of coupons that are not closed, as the last pass counted them: accepted = granted + rejected + deferred + undecided + dead_lettered";
+    INVARIANT_VIOLATIONS = "invariant_violations" Gauge, ["id"], "R", "Violations that the last pass found, by promise; promises that data cannot prove have no series";
+    DLQ_DEPTH_RECORDS = "dlq_depth_records" Gauge, [], "R", "Dead letters that are open: neither redriven nor discarded";
+    DLQ_OLDEST_SECONDS = "dlq_oldest_seconds" Gauge, [], "R", "How long the oldest open dead letter has been there; 0 where there is none";
+    RECONCILE_PASSES_TOTAL = "reconcile_passes_total" Counter, ["result"], "R", "Passes of the audit: clean, broken (violations were found), failed (a dependency did not answer)";
+    RECONCILE_PASS_SECONDS = "reconcile_pass_seconds" Gauge, [], "R", "How long the last pass took";
+    RECONCILE_TIMESTAMP_SECONDS = "reconcile_timestamp_seconds" Gauge, [], "R", "When the last pass that did not fail ended, in seconds since the epoch; 0 before";
     DLQ_RECORDS_TOTAL = "dlq_records_total" Counter, ["topic", "reason"], "S", "Copies written to the dead-letter queue";
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_in_docs_is_this_catalogue() {
+        let (made, golden) = (markdown(), include_str!("../../../docs/metrics.md"));
+        if made != golden {
+            let found = std::env::temp_dir().join("metrics.md");
+            std::fs::write(&found, &made).unwrap();
+            panic!("docs/metrics.md is not the catalogue; that is in {}", found.display());
+        }
+    }
+
+    #[test]
+    fn each_process_has_rows_of_its_own() {
+        assert!(BUILD_INFO.is_of("reconciler") && BUILD_INFO.is_of("api-gateway"));
+        assert!(INVARIANT_VIOLATIONS.is_of("reconciler") && !INVARIANT_VIOLATIONS.is_of("notifier"));
+        assert!(!BUILD_INFO.is_of("nobody"));
+    }
 
     #[test]
     fn names_and_labels_are_well_formed_and_unique() {
@@ -132,7 +221,7 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         for metric in ALL {
             assert_eq!(metric.name.ends_with("_total"), metric.kind == Counter, "{}", metric.name);
-            assert!(metric.services.chars().all(|service| "GSWN".contains(service)), "{}", metric.name);
+            assert!(metric.services.chars().all(|service| "GSWNR".contains(service)), "{}", metric.name);
             assert!(!metric.help.is_empty());
         }
     }

@@ -124,6 +124,17 @@ pub fn kafka(metrics: &Metrics, dependency_up: &IntGaugeVec) -> infrastructure_k
     }
 }
 
+/// The collectors that the Kafka clients of a process fill which only reads; the others are there and shown to nobody.
+#[must_use]
+pub fn kafka_reader(metrics: &Metrics, dependency_up: &IntGaugeVec) -> infrastructure_kafka::KafkaMetrics {
+    let unwatched = Metrics { registry: Registry::new(), ..metrics.clone() };
+    infrastructure_kafka::KafkaMetrics {
+        broker_rtt_seconds: metrics.gauges(&catalogue::KAFKA_BROKER_RTT_SECONDS),
+        broker_errors_total: metrics.counters(&catalogue::KAFKA_BROKER_ERRORS_TOTAL),
+        ..kafka(&unwatched, dependency_up)
+    }
+}
+
 /// The collectors that Redis connections fill.
 #[must_use]
 pub fn redis(metrics: &Metrics, dependency_up: &IntGaugeVec) -> infrastructure_redis::RedisMetrics {

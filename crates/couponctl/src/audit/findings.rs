@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 pub(super) const SPELLED_MAX: usize = 20;
 
 /// What was found so far.
-pub(super) struct Findings {
+pub(crate) struct Findings {
     /// Lag is a violation: the installation is said to be at rest.
     quiet: bool,
     promises: BTreeMap<&'static str, Promise>,
@@ -26,7 +26,7 @@ struct Promise {
 }
 
 impl Findings {
-    pub(super) fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool) -> Self {
         let provable = Invariant::ALL.into_iter().filter(|invariant| invariant.provable_from_data());
         let promises = provable.map(|invariant| (invariant.id(), Promise::default())).collect();
         Self { quiet, promises, notes: Vec::new() }
@@ -77,8 +77,20 @@ impl Findings {
         self.quiet
     }
 
+    /// How often each promise that data can prove was seen broken.
+    pub(crate) fn violations(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.promises.iter().map(|(id, promise)| (*id, promise.broken))
+    }
+
+    /// What was spelled out of the violations.
+    pub(crate) fn spelled(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.promises
+            .iter()
+            .flat_map(|(id, promise)| promise.spelled.iter().map(|finding| (*id, finding.as_str())))
+    }
+
     /// The promises that are broken, with how often; empty where all hold.
-    pub(super) fn verdict(&self) -> String {
+    pub(crate) fn verdict(&self) -> String {
         let broken = self.promises.iter().filter(|(_, promise)| promise.broken > 0);
         let counts: Vec<String> = broken.map(|(id, promise)| format!("{id} {}", promise.broken)).collect();
         counts.join(", ")

@@ -36,6 +36,8 @@ pub(super) struct Progress {
     pub(super) view: Option<i64>,
     /// From where on the fold proves what was decided.
     pub(super) proven_from: i64,
+    /// Its coupons that are not closed.
+    pub(super) live: Vec<CouponId>,
 }
 
 /// What the whole audit gathers, and what it was taken from.
@@ -456,7 +458,17 @@ impl<'a> Line<'a> {
             lowest_view = view.lowest_watermark(partition).map(Offset::number);
         }
         let proven_from = self.folded_from.min(log);
-        Ok(Progress { partition, log, outcomes: decided, postgres, view: lowest_view, proven_from })
+        let states = self.ledger.iter().flat_map(Ledger::coupons);
+        let live = states.filter(|state| !state.is_closed_at(audited.now)).map(|state| state.coupon_id);
+        Ok(Progress {
+            partition,
+            log,
+            outcomes: decided,
+            postgres,
+            view: lowest_view,
+            proven_from,
+            live: live.collect(),
+        })
     }
 
     /// States and links of offsets that the fold never stood at.

@@ -36,13 +36,13 @@ pub(super) struct Tally {
 
 /// The ledger's columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ledger {
-    pub(super) accepted: u64,
-    pub(super) granted: u64,
-    pub(super) rejected: u64,
-    pub(super) deferred: u64,
-    pub(super) undecided: u64,
-    pub(super) dead_lettered: u64,
+pub(crate) struct Ledger {
+    pub(crate) accepted: u64,
+    pub(crate) granted: u64,
+    pub(crate) rejected: u64,
+    pub(crate) deferred: u64,
+    pub(crate) undecided: u64,
+    pub(crate) dead_lettered: u64,
 }
 
 impl Tally {
@@ -103,15 +103,35 @@ impl Ledger {
         self.accepted.saturating_sub(known)
     }
 
+    /// The columns by their names, `accepted` first.
+    pub(crate) fn columns(self) -> [(&'static str, u64); 6] {
+        [
+            ("accepted", self.accepted),
+            ("granted", self.granted),
+            ("rejected", self.rejected),
+            ("deferred", self.deferred),
+            ("undecided", self.undecided),
+            ("dead_lettered", self.dead_lettered),
+        ]
+    }
+
     pub(super) fn to_json(self) -> Value {
-        json!({
-            "accepted": self.accepted,
-            "granted": self.granted,
-            "rejected": self.rejected,
-            "deferred": self.deferred,
-            "undecided": self.undecided,
-            "dead_lettered": self.dead_lettered,
-        })
+        self.columns()
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), json!(count)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+}
+
+impl std::ops::AddAssign for Ledger {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.granted += other.granted;
+        self.rejected += other.rejected;
+        self.deferred += other.deferred;
+        self.undecided += other.undecided;
+        self.dead_lettered += other.dead_lettered;
     }
 }
 

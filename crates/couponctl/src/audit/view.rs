@@ -16,7 +16,7 @@ const MISSED_MAX: usize = 1_000;
 
 /// The view, as it was found.
 #[derive(Default)]
-pub(super) struct View {
+pub(crate) struct View {
     hashes: BTreeMap<CouponId, Hash>,
     answers: HashMap<(CouponId, [u8; 16]), Seen>,
     hasher: RandomState,
@@ -41,7 +41,7 @@ struct Seen {
 
 impl View {
     /// Reads the view: the hashes, then the answers, then the hashes again, so that a view that was lost meanwhile is not blamed for gaps.
-    pub(super) async fn read(
+    pub(crate) async fn read(
         maintenance: &ViewMaintenance,
         findings: &mut Findings,
     ) -> Result<Self, Failure> {

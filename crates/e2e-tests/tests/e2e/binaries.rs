@@ -5,9 +5,9 @@ use local_stack::{BuildProfile, Role};
 
 /// `--version`, `--print-config`, `--check-config` and `healthcheck` of every binary, and exit code 2 with everything that is wrong.
 pub(crate) fn scenario() -> Result<()> {
-    for role in Role::ALL {
+    for role in Role::ALL.into_iter().chain([Role::Reconciler]) {
         let name = role.name();
-        let version = run(name, &["--version"], &[])?;
+        let version = run(role, &["--version"], &[])?;
         ensure!(version.status.success(), "{version:?}");
         let text = String::from_utf8(version.stdout)?;
         ensure!(
@@ -26,16 +26,16 @@ pub(crate) fn scenario() -> Result<()> {
         ];
         let known = |key: &str| match role {
             Role::ApiGateway => true,
-            Role::StockConsumer => !key.starts_with("AUTH") && !key.starts_with("KEYS"),
+            Role::StockConsumer | Role::Reconciler => !key.starts_with("AUTH") && !key.starts_with("KEYS"),
             Role::DbWriter => {
                 !key.starts_with("AUTH") && !key.starts_with("REDIS") && key != "KEYS__ACTIVE_ID"
             }
             Role::Notifier => key != "KEYS__ACTIVE_ID",
         };
         let good: Vec<_> = good.into_iter().filter(|(key, _)| known(key)).collect();
-        let checked = run(name, &["--check-config"], &good)?;
+        let checked = run(role, &["--check-config"], &good)?;
         ensure!(checked.status.success(), "{checked:?}");
-        let printed = run(name, &["--print-config"], &good)?;
+        let printed = run(role, &["--print-config"], &good)?;
         let text = String::from_utf8(printed.stdout)?;
         ensure!(text.contains("kafka.linger_ms = 5 # default"), "{text}");
         ensure!(text.contains(r#"profile = "dev" # $FIRSTCOME__PROFILE"#), "{text}");
@@ -43,7 +43,7 @@ pub(crate) fn scenario() -> Result<()> {
 
         let mut wrong = good.clone();
         wrong.extend([("KAFKA__LINGER", "1"), ("KAFKA__PARTITIONS", "many"), ("OPS__DRAIN_MS_MAX", "5")]);
-        let refused = run(name, &["--check-config"], &wrong)?;
+        let refused = run(role, &["--check-config"], &wrong)?;
         ensure!(refused.status.code() == Some(2), "{refused:?}");
         let text = String::from_utf8(refused.stderr)?;
         ensure!(
@@ -58,7 +58,7 @@ pub(crate) fn scenario() -> Result<()> {
 
         // What prod refuses: secrets in the open, plaintext.
         let prod: Vec<_> = good.iter().copied().filter(|(key, _)| *key != "PROFILE").collect();
-        let refused = run(name, &["--check-config"], &prod)?;
+        let refused = run(role, &["--check-config"], &prod)?;
         ensure!(refused.status.code() == Some(2), "{refused:?}");
         let text = String::from_utf8(refused.stderr)?;
         ensure!(text.contains("postgres.url: must come from a file in prod"), "{text}");
@@ -66,15 +66,16 @@ pub(crate) fn scenario() -> Result<()> {
 
         let mut nobody = good.clone();
         nobody.push(("OPS__LISTEN", "127.0.0.1:1"));
-        let health = run(name, &["healthcheck"], &nobody)?;
+        let health = run(role, &["healthcheck"], &nobody)?;
         ensure!(health.status.code() == Some(1), "{health:?}");
         ensure!(String::from_utf8(health.stderr)?.contains("no answer from 127.0.0.1:1"));
     }
     Ok(())
 }
 
-fn run(name: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Output> {
-    let binary = local_stack::binary(BuildProfile::of_caller(), name)?;
+fn run(role: Role, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Output> {
+    let (binary, first) = role.command();
+    let binary = local_stack::binary(BuildProfile::of_caller(), binary)?;
     let settings = settings.iter().map(|(key, value)| (format!("FIRSTCOME__{key}"), (*value).to_owned()));
-    Ok(Command::new(binary).args(arguments).env_clear().envs(settings).output()?)
+    Ok(Command::new(binary).args(first).args(arguments).env_clear().envs(settings).output()?)
 }

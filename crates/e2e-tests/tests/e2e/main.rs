@@ -20,6 +20,7 @@ mod last_coupon;
 mod late_subscriber;
 mod limits;
 mod lost_answer;
+mod metrics;
 mod orderly_stop;
 mod outcomes_deleted;
 mod planted_faults;
@@ -27,6 +28,7 @@ mod poisoned_claim;
 mod postgres_back_in_time;
 mod postgres_stopped;
 mod prod_refusals;
+mod reconciler;
 mod redemptions;
 mod redis_lost;
 mod refusals;
@@ -80,6 +82,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("in_a_burst_the_audit_reports_lag_and_no_violation", audit_in_a_burst::scenario),
+    ("the_reconciler_shows_ledger_lag_and_broken_promises", reconciler::scenario),
+    ("each_process_shows_exactly_its_rows_of_the_catalogue", metrics::scenario),
     ("audit_and_oracle_catch_planted_faults", planted_faults::scenario),
     ("a_claim_is_taken_with_a_signed_token_and_no_shared_secret", signed_tokens::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),

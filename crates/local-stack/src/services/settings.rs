@@ -1,6 +1,6 @@
 //! Which service gets which variable. An unknown `FIRSTCOME__` variable is an error in a service, so each gets only its own.
 
-use super::Role::{self, ApiGateway, DbWriter, Notifier, StockConsumer};
+use super::Role::{self, ApiGateway, DbWriter, Notifier, Reconciler, StockConsumer};
 use super::{Listeners, ServiceSpec};
 use crate::credentials::KEY_ID;
 use crate::deployment::Deployment;
@@ -14,7 +14,8 @@ pub(super) struct Context<'a> {
 
 type Value = fn(&Context<'_>) -> Option<String>;
 
-const ALL: &[Role] = &[ApiGateway, StockConsumer, DbWriter, Notifier];
+const ALL: &[Role] = &[ApiGateway, StockConsumer, DbWriter, Notifier, Reconciler];
+const VIEW: &[Role] = &[ApiGateway, StockConsumer, Notifier, Reconciler];
 const HTTP: &[Role] = &[ApiGateway, Notifier];
 const GATEWAY: &[Role] = &[ApiGateway];
 
@@ -27,10 +28,8 @@ const TABLE: &[(&str, &[Role], Value)] = &[
         Some(c.deployment.namespace.group_prefix.clone())
     }),
     ("KAFKA__PARTITIONS", ALL, |c| Some(c.deployment.namespace.partitions.to_string())),
-    ("REDIS__URL", &[ApiGateway, StockConsumer, Notifier], |c| Some(c.deployment.redis_url.clone())),
-    ("REDIS__KEY_PREFIX", &[ApiGateway, StockConsumer, Notifier], |c| {
-        Some(c.deployment.namespace.redis_key_prefix.clone())
-    }),
+    ("REDIS__URL", VIEW, |c| Some(c.deployment.redis_url.clone())),
+    ("REDIS__KEY_PREFIX", VIEW, |c| Some(c.deployment.namespace.redis_key_prefix.clone())),
     ("POSTGRES__URL", ALL, |c| Some(c.deployment.namespace.database_url.clone())),
     ("AUTH__HS256_SECRET", HTTP, |c| Some(c.deployment.credentials.jwt_secret.clone())),
     ("AUTH__ISSUER", HTTP, |c| Some(c.deployment.credentials.jwt_issuer.clone())),

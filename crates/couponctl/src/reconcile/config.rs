@@ -1,0 +1,107 @@
+//! The reconciler's configuration.
+
+use infrastructure_kafka::KafkaSection;
+use infrastructure_postgres::PostgresSection;
+use infrastructure_redis::RedisSection;
+use serde::{Deserialize, Serialize};
+use service_runtime::{LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig};
+
+/// Everything that can be set.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// What the installation is for.
+    pub(crate) profile: Profile,
+    /// Probes and metrics.
+    pub(crate) ops: OpsSection,
+    /// Logs.
+    pub(crate) log: LogSection,
+    /// Kafka.
+    pub(crate) kafka: KafkaSection,
+    /// Redis.
+    pub(crate) redis: RedisSection,
+    /// PostgreSQL.
+    pub(crate) postgres: PostgresSection,
+    /// Auditing.
+    pub(crate) reconcile: ReconcileSection,
+    /// What is shown.
+    pub(crate) metrics: MetricsSection,
+}
+
+/// The `reconcile` section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ReconcileSection {
+    /// How often lag is looked at, and least time between two passes of the audit, in seconds.
+    pub(crate) interval_s: u32,
+    /// Largest share of time that passes take, in percent: after a long one the next waits longer.
+    pub(crate) busy_percent_max: u32,
+    /// A pass that takes longer, in seconds, fails `/livez`.
+    pub(crate) pass_s_max: u32,
+}
+
+impl Default for ReconcileSection {
+    fn default() -> Self {
+        Self { interval_s: 10, busy_percent_max: 25, pass_s_max: 3_600 }
+    }
+}
+
+/// The `metrics` section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct MetricsSection {
+    /// Most coupons with series of their own; the others count together as `_other`.
+    pub(crate) coupons_max: u32,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self { coupons_max: 100 }
+    }
+}
+
+impl ServiceConfig for Config {
+    fn runtime(&self) -> RuntimeSections<'_> {
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let production = self.profile.is_production();
+        let mut problems = self.kafka.problems(production);
+        let stores = [self.redis.problems(production), self.postgres.problems(production)];
+        problems.extend(stores.into_iter().flatten().map(|(path, problem)| Problem { path, problem }));
+        let reconcile = &self.reconcile;
+        let ranges = [
+            ("interval_s", reconcile.interval_s, 1, 3_600),
+            ("busy_percent_max", reconcile.busy_percent_max, 1, 100),
+            ("pass_s_max", reconcile.pass_s_max, 60, 86_400),
+        ];
+        problems.extend(Problem::out_of_range("reconcile", &ranges));
+        problems
+            .extend(Problem::out_of_range("metrics", &[("coupons_max", self.metrics.coupons_max, 0, 300)]));
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        let config = Config {
+            reconcile: ReconcileSection { interval_s: 0, busy_percent_max: 101, pass_s_max: 1 },
+            metrics: MetricsSection { coupons_max: 301 },
+            ..Config::default()
+        };
+        let problems: Vec<String> = config.problems().into_iter().map(|problem| problem.path).collect();
+        for path in [
+            "reconcile.interval_s",
+            "reconcile.busy_percent_max",
+            "reconcile.pass_s_max",
+            "metrics.coupons_max",
+        ] {
+            assert!(problems.iter().any(|found| found == path), "{path}: {problems:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+use anyhow::{Result, ensure};
+use e2e_tests::{Burst, CouponSpec, World, WorldSpec, eventually};
+use infrastructure_kafka::Topic;
+use local_stack::{Role, Supervised};
+
+const NAME: &str = "reconciler";
+
+/// The reconciler, from outside: no violation in a burst, the ledger of a coupon, the lag of a db-writer that stands still, a row that was taken away, a
+/// letter that lies open; and a PostgreSQL that is away is no violation.
+pub(crate) fn scenario() -> Result<()> {
+    e2e_tests::world::run(async {
+        let mut world = World::start(WorldSpec { partitions: 1, own_servers: true, ..WorldSpec::default() })?;
+        world.add_with(Role::Reconciler, NAME, &[("FIRSTCOME__RECONCILE__INTERVAL_S", "1")])?;
+        world.wait_ready(NAME)?;
+        let coupon_id = world.publish(&CouponSpec::of(100_000)).await?;
+
+        let burst = Burst::start(&world, &coupon_id, 40)?;
+        burst.wait_for_accepted(40).await?;
+        let clean = r#"result="clean""#;
+        let before = series(&world, "coupon_reconcile_passes_total", clean).await?;
+        eventually("passes are made in the burst", async || {
+            Ok((series(&world, "coupon_reconcile_passes_total", clean).await? >= before + 3.0).then_some(()))
+        })
+        .await?;
+        ensure!(violations(&world).await? == 0.0, "nothing is broken in a burst");
+        ensure!(series(&world, "coupon_reconcile_passes_total", r#"result="broken""#).await? == 0.0);
+        let db_writer = world.service(Role::DbWriter.name())?;
+        db_writer.suspend()?;
+        let before = burst.accepted();
+        burst.wait_for_accepted(before + 20).await?;
+        eventually("a suspended db-writer is lag", async || {
+            let claims = series(&world, "coupon_lag_claims", r#"stage="persist""#).await?;
+            let seconds = series(&world, "coupon_lag_seconds", r#"stage="persist""#).await?;
+            Ok((claims >= 20.0 && seconds > 1.0).then_some(()))
+        })
+        .await?;
+        ensure!(violations(&world).await? == 0.0, "lag is no violation");
+        world.service(Role::DbWriter.name())?.resume()?;
+        let told = burst.end().await?;
+        world.wait_until_quiet().await?;
+
+        eventually("the ledger of the coupon adds up", async || {
+            let mut counts = Vec::new();
+            for state in ["accepted", "granted", "rejected", "deferred", "undecided", "dead_lettered"] {
+                let labels = format!(r#"coupon_id="{coupon_id}",service="reconciler",state="{state}""#);
+                counts.push(series(&world, "coupon_ledger_claims", &labels).await?);
+            }
+            let granted = f64::from(u32::try_from(told.len())?);
+            Ok((counts == [granted, granted, 0.0, 0.0, 0.0, 0.0]).then_some(()))
+        })
+        .await?;
+        eventually("nothing is behind", async || {
+            let end = world.bounds(Topic::Claims, 0)?.end.to_string();
+            for store in ["log", "outcomes", "postgres", "redis"] {
+                let labels = format!(r#"partition="0",service="reconciler",store="{store}""#);
+                if series(&world, "coupon_watermark_offset", &labels).await?.to_string() != end {
+                    return Ok(None);
+                }
+            }
+            for stage in ["decide", "persist", "view"] {
+                if series(&world, "coupon_lag_seconds", &format!(r#"stage="{stage}""#)).await? > 0.0 {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await?;
+        ensure!(violations(&world).await? == 0.0, "everything agrees");
+
+        world.append(Topic::Claims, 0, "key", b"no claim at all").await?;
+        eventually("a letter lies open", async || {
+            Ok((series(&world, "coupon_dlq_depth_records", "").await? == 1.0).then_some(()))
+        })
+        .await?;
+
+        world.sql("create table kept_claims as select * from claims order by src_offset desc limit 1")?;
+        world.sql("delete from claims where src_offset = (select src_offset from kept_claims)")?;
+        eventually("a row that was taken away breaks AGREE", async || {
+            Ok((series(&world, "coupon_invariant_violations", r#"id="AGREE""#).await? >= 1.0).then_some(()))
+        })
+        .await?;
+
+        let postgres = world.servers().postgres()?;
+        postgres.kill()?;
+        let found = violations(&world).await?;
+        eventually("a pass without PostgreSQL fails", async || {
+            Ok((series(&world, "coupon_reconcile_passes_total", r#"result="failed""#).await? > 0.0)
+                .then_some(()))
+        })
+        .await?;
+        eventually("PostgreSQL is seen to be away", async || {
+            Ok((series(&world, "coupon_dependency_up", r#"dependency="postgres""#).await? == 0.0)
+                .then_some(()))
+        })
+        .await?;
+        ensure!(violations(&world).await? == found, "a store that is away is no violation, and heals none");
+        // Neither readiness nor liveness depends on it.
+        world.wait_ready(NAME)?;
+        postgres.start_again()?;
+        world.sql("insert into claims select * from kept_claims")?;
+        eventually("what was put back is no violation any more", async || {
+            Ok((violations(&world).await? == 0.0).then_some(()))
+        })
+        .await?;
+        world.stop(NAME)
+    })
+}
+
+/// All violations together; each promise that data can prove has a series.
+async fn violations(world: &World) -> Result<f64> {
+    let metrics = world.metrics(NAME).await?;
+    let found: Vec<f64> = metrics
+        .lines()
+        .filter(|line| line.starts_with("coupon_invariant_violations{"))
+        .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+        .collect();
+    let provable =
+        coupon_domain::invariant::Invariant::ALL.into_iter().filter(|known| known.provable_from_data());
+    ensure!(found.len() == provable.count(), "{metrics}");
+    Ok(found.iter().sum())
+}
+
+/// The value of the reconciler's series with these labels; 0 where there is none yet.
+async fn series(world: &World, name: &str, labels: &str) -> Result<f64> {
+    let metrics = world.metrics(NAME).await?;
+    let mut found =
+        metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
+    Ok(found.next().and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0))
+}
