@@ -1,0 +1,89 @@
+{{/* What jobs of couponctl have in common. */}}
+
+{{/* The pod of a job. Takes root, name, arguments, resources; key, needs and file where it reads a configuration; env where it talks to the API. */}}
+{{- define "firstcome.jobPod" -}}
+metadata:
+  labels:
+    {{- include "firstcome.podLabels" . | nindent 4 }}
+    firstcome/job: "true"
+  {{- if .file }}
+  annotations:
+    checksum/config: {{ include "firstcome.toolConfig" . | sha256sum }}
+  {{- end }}
+spec:
+  serviceAccountName: {{ include "firstcome.fullname" .root }}-jobs
+  {{- include "firstcome.podSecurity" .root | nindent 2 }}
+  restartPolicy: Never
+  containers:
+    - name: {{ .name }}
+      {{- include "firstcome.containerSecurity" .root | nindent 6 }}
+      command: [/usr/local/bin/couponctl]
+      args:
+        {{- toYaml .arguments | nindent 8 }}
+        {{- with .file }}
+        - --config
+        - /etc/firstcome/config/{{ . }}
+        {{- end }}
+      {{- with .env }}
+      env:
+        {{- . | nindent 8 }}
+      {{- end }}
+      resources:
+        {{- toYaml .resources | nindent 8 }}
+      {{- if .file }}
+      volumeMounts:
+        {{- include "firstcome.mounts" . | nindent 8 }}
+  volumes:
+    {{- merge (dict "configMap" (printf "%s-jobs" (include "firstcome.fullname" .root))) . | include "firstcome.volumes" | nindent 4 }}
+      {{- end }}
+{{- end }}
+
+{{/* A plain Job named by its spec's hash: another spec is another Job, the same one is left alone. No hook: it uses the release's own objects, and nothing
+waits for it but pods at /startupz. Takes what jobPod takes, and backoffLimit. */}}
+{{- define "firstcome.job" -}}
+{{- $spec := include "firstcome.jobSpec" . }}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  {{- dict "root" .root "name" .name "suffix" (sha256sum $spec | trunc 10) | include "firstcome.metadata" | nindent 2 }}
+spec:
+  {{- $spec | nindent 2 }}
+{{- end }}
+
+{{- define "firstcome.jobSpec" -}}
+backoffLimit: {{ .backoffLimit }}
+podFailurePolicy:
+  rules:
+    # Wrong arguments, configuration, topics or schema: trying again would say the same.
+    - action: FailJob
+      onExitCodes: {containerName: {{ .name }}, operator: In, values: [2, 3]}
+    # Drained from a node: not its fault.
+    - action: Ignore
+      onPodConditions: [{type: DisruptionTarget, status: "True"}]
+template:
+  {{- include "firstcome.jobPod" . | nindent 2 }}
+{{- end }}
+
+{{/* Where the API is and whose token opens it: for jobs that talk to it. Takes root. */}}
+{{- define "firstcome.apiEnv" -}}
+{{- $name := include "firstcome.fullname" .root -}}
+- {name: API_URL, value: {{ printf "http://%s-api-gateway" $name | quote }}}
+- {name: ADMIN_URL, value: {{ printf "http://%s-api-gateway-admin" $name | quote }}}
+- {name: NOTIFIER_URL, value: {{ printf "http://%s-notifier" $name | quote }}}
+{{- with .root.Values.auth }}
+{{- if .hs256.existingSecret }}
+- {name: JWT_ISSUER, value: {{ .issuer | quote }}}
+- {name: JWT_AUDIENCE, value: {{ .audience | quote }}}
+- {name: ADMIN_JWT_AUDIENCE, value: {{ .adminAudience | quote }}}
+- {name: JWT_SECRET, valueFrom: {secretKeyRef: {name: {{ .hs256.existingSecret }}, key: {{ .hs256.key | quote }}}}}
+{{- else }}
+- {name: ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ $.root.Values.retire.tokenSecret }}, key: {{ $.root.Values.retire.tokenKey | quote }}}}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The two jobs that read a configuration, as arguments of jobPod. Takes root. */}}
+{{- define "firstcome.toolJobs" -}}
+topics: {name: topics, key: topics, needs: [kafka], file: topics.json, arguments: [topics, apply]}
+migrate: {name: migrate, key: migrate, needs: [postgres], file: migrate.json, arguments: [migrate]}
+{{- end }}
