@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status build test bench-quick observability-check lint fmt
+.PHONY: help demo up down status build test tools chart-test bench-quick observability-check lint fmt
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -33,6 +33,13 @@ test: ## All tests, on real Kafka, PostgreSQL and Redis
 	cargo build --workspace --bins
 	$(DEBUG)/local-stack exec -- cargo test --workspace
 	cd crates/couponctl/oracle && python3 -m unittest
+
+tools: ## Fetch the pinned tools of chart-test, once, into a folder outside the tree
+	@helm/tests/tools.sh
+
+chart-test: ## The Helm chart, the image's recipe and compose, against the real programs. BIN=… takes those of a folder, and builds none
+	$(if $(BIN),,cargo build --workspace --bins)
+	@helm/tests/run.sh $(or $(BIN),$(DEBUG))
 
 bench-quick: build ## How fast it is, as shares of what this machine does without it: a table, and JSON in the target folder
 	@$(RELEASE)/local-stack install
