@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -88,6 +89,23 @@ def test_libraries_are_those_of_the_image(program):
     names = {line.split()[0].rsplit("/", 1)[-1] for line in linked.splitlines()}
     in_image = {"linux-vdso.so.1", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "libssl.so.3", "libcrypto.so.3", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libz.so.1"}
     assert "libz.so.1" in names and names <= in_image, names - in_image
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_programs_run_in_an_empty_root_as_nobody(program, tmp_path):
+    """Nothing but the program and its libraries: no shell, no /etc, no /tmp, uid 65532, no capability that it could miss."""
+    linked = subprocess.run(["ldd", BINARIES / program], capture_output=True, text=True, check=True).stdout
+    for library in map(pathlib.Path, re.findall(r"(/\S+) \(0x", linked)):
+        (tmp_path / library.parent.relative_to("/")).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(library, tmp_path / library.relative_to("/"))
+        (tmp_path / library.relative_to("/")).chmod(0o755)
+    shutil.copyfile(BINARIES / program, tmp_path / "program")
+    (tmp_path / "program").chmod(0o755)
+    tmp_path.chmod(0o755)
+    # Without root's rights a user namespace of its own has to do, with this user in it.
+    enter = ["chroot", "--userspec=65532:65532"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "chroot"]
+    run = subprocess.run([*enter, tmp_path, "/program", "--version"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and run.stdout.startswith(program), run.stderr
 
 
 def test_compose_is_valid():
