@@ -76,6 +76,9 @@ FAULTS = [
     ("a variable that no service knows", "deploy/compose.yaml", "FIRSTCOME__AUTH__HS256_SECRET", "FIRSTCOME__AUTH__SECRET", "test_programs_take_composes_environment"),
     ("a service that nobody scrapes", "deploy/prometheus.yml", "          - db-writer:9090\n", "", "test_prometheus_scrapes_every_service"),
     ("nginx that holds events back", "deploy/nginx/sse.conf", "        proxy_buffering off;\n", "", "test_streams_pass_through_nginx_unbuffered"),
+    ("nginx that holds events back", "deploy/nginx/sse.conf", "        proxy_buffering off;\n", "        proxy_http_version 1.0;\n", "test_events_arrive_when_they_are_sent"),
+    ("a proxy that presses again", "deploy/nginx/sse.conf", "proxy_next_upstream off;", "proxy_next_upstream error timeout;", "test_nothing_is_pressed_twice"),
+    ("claims' own path to the gateway", "deploy/nginx/sse.conf", "proxy_pass http://notifier;", "proxy_pass http://gateway;", "test_each_path_has_its_service_and_nothing_else_is_reachable"),
     ("a dashboard cut off", "helm/firstcome/files/dashboards/cut.json", None, "{", "test_no_dashboard_or_rule_is_json_that_does_not_parse"),
 ]
 

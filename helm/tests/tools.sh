@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts the pinned tools of `make chart-test` into a folder outside the tree, once, and prints that folder: Helm 3 and 4, Python tools, kube-score where Go
-# is there. Usage: helm/tests/tools.sh
+# is there, nginx where apt is. Usage: helm/tests/tools.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -49,6 +49,20 @@ if command -v go >/dev/null && ! is_current kube-score "$kube_score"; then
     echo "building kube-score" >&2
     GOBIN=$tools/bin CGO_ENABLED=0 GOFLAGS="-p=2" nice go install "$kube_score" >&2
     stamp kube-score "$kube_score"
+fi
+
+# Debian's nginx, laid out without being installed.
+if command -v apt-get >/dev/null && [[ ! -x $tools/nginx/usr/sbin/nginx ]]; then
+    echo "fetching nginx" >&2
+    work=$(mktemp -d)
+    # apt's own sandbox user cannot write there; the warning about it says no more.
+    if (cd "$work" && apt-get download --quiet nginx >&2) && dpkg -x "$work"/nginx_*.deb "$work/nginx"; then
+        rm -rf "$tools/nginx"
+        mv "$work/nginx" "$tools/nginx"
+    else
+        echo "no nginx: the checks of sse.conf will say so (apt-get update may help)" >&2
+    fi
+    rm -rf "$work"
 fi
 
 echo "$tools"
