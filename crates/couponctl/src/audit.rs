@@ -158,7 +158,7 @@ fn audit_lines(
         let partition = Partition::new(number).map_err(failed("the claims topic"))?;
         let ledger = choose_ledger(&mut snapshot, &runtime, partition, claims_bounds, findings)?;
         let stored = runtime.block_on(snapshot.progress(partition)).map_err(failed("reading PostgreSQL"))?;
-        let stored_to = stored.map_or(Offset::ZERO, |progress| progress.watermark.next_src);
+        let stored_to = stored.as_ref().map_or(Offset::ZERO, |progress| progress.watermark.next_src);
         let from = if claims_bounds.start == 0 {
             Offset::ZERO
         } else {
@@ -173,7 +173,7 @@ fn audit_lines(
             outcomes: LogCursor::new(&outcomes, number, outcomes_bounds)
                 .map_err(failed("reading the outcomes log"))?,
             outcomes_bounds,
-            tables: Tables::open(&mut snapshot, runtime.clone(), partition, from, keys)?,
+            tables: Tables::open(&mut snapshot, runtime.clone(), partition, stored, from, keys)?,
             states: published.states.remove(&number).unwrap_or_default(),
             links: links.into_iter().map(|link| (link.next_src, link.chain)).collect(),
             ledger,

@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 
 use coupon_domain::{
-    ClaimAnswer, ClaimCode, ClaimId, CommandId, CouponId, CouponState, Offset, Partition, Round, Slot,
-    Timestamp,
+    ClaimAnswer, ClaimCode, CommandId, CouponId, CouponState, Offset, Partition, Round, Slot, Timestamp,
 };
 use diesel::sql_types::{
     BigInt, Bool, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType,
@@ -19,7 +18,7 @@ use crate::checkpoint::{self, StoredLedger};
 use crate::config::PostgresSection;
 use crate::connection::{Connection, PostgresError};
 use crate::coupons;
-use crate::rows::{from_time, number, offset, slot_from_column};
+use crate::rows::{claim_id, from_time, number, offset, slot_from_column};
 
 /// The database at one moment.
 pub struct Snapshot {
@@ -350,12 +349,10 @@ impl ClaimRow {
     fn read(self, partition: Partition) -> Result<StoredClaim, PostgresError> {
         let torn = |what: &str| PostgresError::Torn(what.to_owned());
         let coupon_id = CouponId::new(partition, self.coupon_id);
-        let claim_id = |round: i16, slot: i64, mac: Uuid| -> Result<ClaimId, PostgresError> {
-            let round = Round::new(number("round", round)?).map_err(|_| torn("round is out of range"))?;
-            Ok(ClaimId { coupon_id, round, slot: slot_from_column(slot), mac: mac.into_bytes() })
-        };
         let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
-            (Some(round), Some(slot), Some(mac)) => Some(claim_id(round, slot, mac)?),
+            (Some(round), Some(slot), Some(mac)) => {
+                Some(claim_id(coupon_id, ("granted_round", round), slot, mac)?)
+            }
             (None, None, None) => None,
             _ => return Err(torn("the granted claim is named in part only")),
         };
@@ -379,7 +376,7 @@ impl ClaimRow {
             _ => None,
         };
         let answer = ClaimAnswer {
-            claim_id: claim_id(self.round, self.slot, self.claim_mac)?,
+            claim_id: claim_id(coupon_id, ("round", self.round), self.slot, self.claim_mac)?,
             code: ClaimCode::from_name(&self.code).ok_or_else(|| torn("code is unknown"))?,
             is_final: self.is_final,
             decided_offset: offset("src_offset", self.src_offset)?,

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 
 use coupon_domain::code::Refusal;
 use coupon_domain::ledger::{AnsweredCommand, Checkpoint, CouponCheckpoint, FinalClaim};
-use coupon_domain::{
-    ClaimCode, ClaimId, CommandCode, CommandId, CouponId, CouponState, CouponStatus, Partition, Round,
-};
+use coupon_domain::{ClaimCode, CommandCode, CommandId, CouponId, CouponState, CouponStatus, Partition};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -17,7 +15,7 @@ use uuid::Uuid;
 use crate::connection::{Connection, PostgresError};
 use crate::coupons;
 use crate::progress::{Progress, ProgressRow};
-use crate::rows::{from_time, number, offset, slot_from_column};
+use crate::rows::{claim_id, from_time, number, offset};
 use crate::schema::partition_progress;
 
 /// What PostgreSQL says about a partition, at one moment.
@@ -192,12 +190,10 @@ impl ClaimRow {
         let coupon_id = CouponId::new(partition, self.coupon_id);
         let torn =
             |what: &str| PostgresError::Torn(format!("the claim at offset {}: {what}", self.src_offset));
-        let claim_id = |round: i16, slot: i64, mac: Uuid| -> Result<ClaimId, PostgresError> {
-            let round = Round::new(number("round", round)?).map_err(|_| torn("round is out of range"))?;
-            Ok(ClaimId { coupon_id, round, slot: slot_from_column(slot), mac: mac.into_bytes() })
-        };
         let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
-            (Some(round), Some(slot), Some(mac)) => Some(claim_id(round, slot, mac)?),
+            (Some(round), Some(slot), Some(mac)) => {
+                Some(claim_id(coupon_id, ("granted_round", round), slot, mac)?)
+            }
             _ => None,
         };
         let user_id = match &self.granted_to {
@@ -205,7 +201,7 @@ impl ClaimRow {
             Some(user) => Some(user.parse().map_err(|_| torn("user_id is malformed"))?),
         };
         Ok(FinalClaim {
-            claim_id: claim_id(self.round, self.slot, self.claim_mac)?,
+            claim_id: claim_id(coupon_id, ("round", self.round), self.slot, self.claim_mac)?,
             user_id,
             code: ClaimCode::from_name(&self.code).ok_or_else(|| torn("code is unknown"))?,
             decided_offset: offset("src_offset", self.src_offset)?,

@@ -1,7 +1,7 @@
 //! Looking up a claim's answer. The claim and the watermark are read in one statement: read one after the other, an answer
 //! committed in between would be missed, and "nothing there up to T" would be wrong.
 
-use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset, Round};
+use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset};
 use diesel::prelude::*;
 use diesel::sql_types::{
     BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Untyped, Uuid as UuidType,
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::connection::{PooledConnection, PostgresError};
-use crate::rows::{from_time, number, offset, slot_from_column};
+use crate::rows::{self, from_time, number, offset};
 use crate::statement::statement;
 
 /// What PostgreSQL knows of a claim, at one moment.
@@ -112,13 +112,9 @@ impl Row {
         };
         let torn = |what: &str| PostgresError::Torn(format!("the claim at offset {src_offset}: {what}"));
         let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
-            (Some(round), Some(slot), Some(mac)) => Some(ClaimId {
-                coupon_id: claim_id.coupon_id,
-                round: Round::new(number("granted_round", round)?)
-                    .map_err(|_| torn("granted_round is out of range"))?,
-                slot: slot_from_column(slot),
-                mac: mac.into_bytes(),
-            }),
+            (Some(round), Some(slot), Some(mac)) => {
+                Some(rows::claim_id(claim_id.coupon_id, ("granted_round", round), slot, mac)?)
+            }
             _ => None,
         };
         Ok(Some(ClaimAnswer {

@@ -39,3 +39,15 @@ pub(crate) fn slot_to_column(slot: coupon_domain::Slot) -> i64 {
 pub(crate) fn slot_from_column(slot: i64) -> coupon_domain::Slot {
     coupon_domain::Slot(u64::from_be_bytes(slot.to_be_bytes()))
 }
+
+/// A claim's id from its columns; `column` names the round's for the error.
+pub(crate) fn claim_id(
+    coupon_id: coupon_domain::CouponId,
+    (column, round): (&str, i16),
+    slot: i64,
+    mac: uuid::Uuid,
+) -> Result<coupon_domain::ClaimId, PostgresError> {
+    let round = coupon_domain::Round::new(number(column, round)?)
+        .map_err(|error| PostgresError::Torn(format!("{column}: {error}")))?;
+    Ok(coupon_domain::ClaimId { coupon_id, round, slot: slot_from_column(slot), mac: mac.into_bytes() })
+}

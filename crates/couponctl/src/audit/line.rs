@@ -6,6 +6,7 @@ use std::sync::Arc;
 use coupon_domain::invariant::Invariant;
 use coupon_domain::ledger::{Body, DefaultHasher, Ledger, LogRecord};
 use coupon_domain::outcome::Subject;
+use coupon_domain::resume::RecordIdentity;
 use coupon_domain::wire::{Input, PublishedState, Unreadable, decode_claims_record};
 use coupon_domain::{
     Chain, ClaimAnswer, ClaimId, CouponId, Definition, Offset, Outcome, Partition, Timestamp, UserId,
@@ -178,33 +179,31 @@ impl<'a> Line<'a> {
         if let Some(claim_id) = named.filter(|_| src >= self.proven_from) {
             audited.tally.accept(&claim_id);
         }
-        let record_says = record.clone();
-        let newcomer = self.newcomers.fold(record.clone());
-        let expected = match &mut self.ledger {
-            Some(ledger) if src >= self.folded_from => match ledger.fold(record) {
-                Ok(outcome) => Some(outcome),
-                Err(error) => return Err(Failure::Failed(format!("{place}: {error}"))),
-            },
-            _ => None,
-        };
+        let (mut expected, mut unfolded) = (None, None);
+        match &mut self.ledger {
+            Some(ledger) if src >= self.folded_from => {
+                let outcome =
+                    ledger.fold(record).map_err(|error| Failure::Failed(format!("{place}: {error}")))?;
+                expected = Some(outcome);
+            }
+            _ => {
+                let identity = RecordIdentity::of_record(self.partition, &record);
+                unfolded = Some((identity, self.newcomers.fold(record)));
+            }
+        }
         audited.findings.checked(Invariant::FirstCome, "records folded", u64::from(expected.is_some()));
         let found = self.outcomes.take(src, audited.findings)?;
         if let Some(found) = &found {
             audited.findings.checked(Invariant::OneOutcome, "answered records", 1);
             self.count(found, audited);
-            match &expected {
-                Some(expected) => self.compare_outcome(&place, found, expected, audited.findings),
-                None => {
-                    compare_record(&place, found, &record_says, self.partition, audited.findings);
-                    if let Some(newcomer) = self.newcomers.judge(found, newcomer) {
-                        audited.findings.checked(Invariant::FirstCome, "records folded", 1);
-                        self.compare_outcome(
-                            &place,
-                            &unchained(found),
-                            &unchained(&newcomer),
-                            audited.findings,
-                        );
-                    }
+            if let Some(expected) = &expected {
+                self.compare_outcome(&place, found, expected, audited.findings);
+            }
+            if let Some((identity, newcomer)) = unfolded {
+                compare_record(&place, found, &identity, audited.findings);
+                if let Some(newcomer) = self.newcomers.judge(found, newcomer) {
+                    audited.findings.checked(Invariant::FirstCome, "records folded", 1);
+                    self.compare_outcome(&place, &unchained(found), &unchained(&newcomer), audited.findings);
                 }
             }
         }
@@ -492,15 +491,8 @@ fn unchained(outcome: &Outcome) -> Outcome {
 }
 
 /// Compares an outcome with the record that it answers, where the fold cannot be asked.
-fn compare_record(
-    place: &str,
-    found: &Outcome,
-    record: &LogRecord,
-    partition: Partition,
-    findings: &mut Findings,
-) {
-    let of = coupon_domain::resume::RecordIdentity::of_outcome(found);
-    if of != coupon_domain::resume::RecordIdentity::of_record(partition, record) {
+fn compare_record(place: &str, found: &Outcome, identity: &RecordIdentity, findings: &mut Findings) {
+    if RecordIdentity::of_outcome(found) != *identity {
         findings.broken(Invariant::Agree, place, "its outcome answers another record");
     }
 }

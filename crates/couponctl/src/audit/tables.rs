@@ -42,10 +42,10 @@ impl<'a> Tables<'a> {
         snapshot: &'a mut Snapshot,
         runtime: Handle,
         partition: Partition,
+        progress: Option<Progress>,
         from: Offset,
         keys: Option<&'a KeyRing>,
     ) -> Result<Self, Failure> {
-        let progress = runtime.block_on(snapshot.progress(partition)).map_err(unreadable)?;
         let coupons = runtime.block_on(snapshot.coupons(partition)).map_err(unreadable)?;
         let commands = runtime.block_on(snapshot.commands(partition)).map_err(unreadable)?;
         let commands = commands.into_iter().filter(|(src, _)| *src >= from).collect();
