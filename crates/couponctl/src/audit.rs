@@ -28,11 +28,10 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 pub(crate) use self::findings::Findings;
-use self::line::{Audited, Progress, Sources};
+use self::line::{Audited, Known, Progress, Sources};
 use self::published::Published;
 use self::tables::Tables;
 pub(crate) use self::tally::Ledger as ClaimLedger;
-use self::tally::Tally;
 pub(crate) use self::view::View;
 use crate::exit::{Failure, failed};
 use crate::output::Output;
@@ -72,7 +71,7 @@ pub(crate) async fn run(audit: &Audit, settings: &Settings, output: Output) -> R
         view: maintenance.as_ref(),
         keys: keys.as_ref(),
     };
-    let pass = inspect(&sources, view, findings).await?;
+    let pass = inspect(&sources, view, findings, Begin::AtTheBeginning).await?;
     report(&pass, audit, output);
     match pass.findings.verdict() {
         verdict if verdict.is_empty() => Ok(()),
@@ -89,9 +88,25 @@ pub(crate) struct Installation<'a> {
     pub(crate) keys: Option<&'a KeyRing>,
 }
 
+/// Where a pass begins.
+pub(crate) enum Begin {
+    /// With the first record of every line, and no later pass goes on from it.
+    AtTheBeginning,
+    /// Where an earlier pass has left everything in order; a later one can go on from this.
+    At(Cut),
+}
+
+/// What a pass has left in order: each line as far as every store had come.
+#[derive(Default)]
+pub(crate) struct Cut {
+    lines: BTreeMap<i32, Known>,
+}
+
 /// What one look at everything came to.
 pub(crate) struct Pass {
     pub(crate) findings: Findings,
+    /// Where a later pass can go on, as long as nothing was found.
+    pub(crate) cut: Cut,
     progress: Vec<Progress>,
     ledger: ClaimLedger,
     /// The ledger of each coupon.
@@ -107,28 +122,32 @@ pub(crate) async fn inspect(
     installation: &Installation<'_>,
     mut view: Option<View>,
     mut findings: Findings,
+    begin: Begin,
 ) -> Result<Pass, Failure> {
     let snapshot = Snapshot::take(installation.postgres).await.map_err(failed("connecting to PostgreSQL"))?;
-    let lines =
-        tokio::task::block_in_place(|| audit_lines(installation, snapshot, view.as_mut(), &mut findings))?;
-    if let (Some(view), Some(maintenance)) = (&view, installation.view) {
+    let lines = tokio::task::block_in_place(|| {
+        audit_lines(installation, snapshot, view.as_mut(), &mut findings, begin)
+    })?;
+    if let (Some(view), Some(maintenance)) = (&mut view, installation.view) {
+        view.look_up(maintenance, &mut findings).await?;
         view.confirm_missing(maintenance, &mut findings).await?;
     }
-    let (ledger, of_coupon) = lines.tally.ledgers();
+    let Lines { progress, ledger, of_coupon, dead_letters, cut } = lines;
     if ledger.lost() > 0 {
         let finding =
             format!("{} accepted claims have no answer, and are not in the dead-letter queue", ledger.lost());
         findings.broken(Invariant::OneOutcome, "ledger", &finding);
     }
-    let Lines { progress, dead_letters, .. } = lines;
     let live = progress.iter().flat_map(|progress| progress.live.iter().copied()).collect();
-    Ok(Pass { findings, progress, ledger, of_coupon, live, dead_letters })
+    Ok(Pass { findings, cut, progress, ledger, of_coupon, live, dead_letters })
 }
 
 struct Lines {
     progress: Vec<Progress>,
-    tally: Tally,
+    ledger: ClaimLedger,
+    of_coupon: BTreeMap<CouponId, ClaimLedger>,
     dead_letters: Queue,
+    cut: Cut,
 }
 
 fn audit_lines(
@@ -136,8 +155,13 @@ fn audit_lines(
     mut snapshot: Snapshot,
     mut view: Option<&mut View>,
     findings: &mut Findings,
+    begin: Begin,
 ) -> Result<Lines, Failure> {
     let Installation { connection, layout, keys, .. } = *installation;
+    let (goes_on, mut earlier) = match begin {
+        Begin::AtTheBeginning => (false, Cut::default()),
+        Begin::At(cut) => (true, cut),
+    };
     let runtime = Handle::current();
     let mut published = Published::read(connection, layout, findings)?;
     let (outcomes, outcomes_bounds) = open(connection, layout, Topic::Outcomes)?;
@@ -152,42 +176,56 @@ fn audit_lines(
         let finding = format!("{strays} rows belong to partitions that the claims topic does not have");
         findings.broken(Invariant::Agree, "PostgreSQL", &finding);
     }
-    let (mut progress, mut tally) = (Vec::new(), Tally::default());
+    let (mut progress, mut cut) = (Vec::new(), Cut::default());
+    let (mut ledger, mut of_coupon) = (ClaimLedger::default(), BTreeMap::<_, ClaimLedger>::new());
     let now = service_runtime::Clock::system().now();
     for ((number, claims_bounds), outcomes_bounds) in (0..).zip(claims_bounds).zip(outcomes_bounds) {
         let partition = Partition::new(number).map_err(failed("the claims topic"))?;
-        let ledger = choose_ledger(&mut snapshot, &runtime, partition, claims_bounds, findings)?;
         let stored = runtime.block_on(snapshot.progress(partition)).map_err(failed("reading PostgreSQL"))?;
         let stored_to = stored.as_ref().map_or(Offset::ZERO, |progress| progress.watermark.next_src);
-        let from = if claims_bounds.start == 0 {
-            Offset::ZERO
-        } else {
-            first_provable(&outcomes, number, outcomes_bounds, &ledger, stored_to)?
+        let known = earlier.lines.remove(&number).filter(|known| {
+            known.continues_in(claims_bounds, outcomes_bounds) && known.next_src() <= stored_to.number()
+        });
+        let (known, from) = match known {
+            Some(known) => {
+                let from = Offset::new(known.next_src()).map_err(failed("the claims log"))?;
+                (known, from)
+            }
+            None => {
+                let ledger = choose_ledger(&mut snapshot, &runtime, partition, claims_bounds, findings)?;
+                let from = if claims_bounds.start == 0 {
+                    Offset::ZERO
+                } else {
+                    first_provable(&outcomes, number, outcomes_bounds, &ledger, stored_to)?
+                };
+                (Known::nothing(partition, claims_bounds, outcomes_bounds, ledger), from)
+            }
         };
         let links = published.watermarks.remove(&number).unwrap_or_default();
+        let unread = |start, bounds: LogBounds| LogBounds { start, ..bounds };
         let sources = Sources {
-            partition,
-            claims: LogCursor::new(&claims, number, claims_bounds)
+            claims: LogCursor::new(&claims, number, unread(known.next_src(), claims_bounds))
                 .map_err(failed("reading the claims log"))?,
             claims_bounds,
-            outcomes: LogCursor::new(&outcomes, number, outcomes_bounds)
+            outcomes: LogCursor::new(&outcomes, number, unread(known.outcomes_at(), outcomes_bounds))
                 .map_err(failed("reading the outcomes log"))?,
-            outcomes_bounds,
             tables: Tables::open(&mut snapshot, runtime.clone(), partition, stored, from, keys)?,
             states: published.states.remove(&number).unwrap_or_default(),
             links: links.into_iter().map(|link| (link.next_src, link.chain)).collect(),
-            ledger,
+            known,
+            goes_on,
         };
-        let mut audited = Audited {
-            findings,
-            tally: &mut tally,
-            view: view.as_deref_mut(),
-            dead_letters: &dead_letters,
-            now,
-        };
-        progress.push(line::audit(sources, &mut audited)?);
+        let mut audited = Audited { findings, view: view.as_deref_mut(), dead_letters: &dead_letters, now };
+        let audit = line::audit(sources, &mut audited)?;
+        progress.push(audit.progress);
+        cut.lines.extend(audit.known.map(|known| (number, known)));
+        let (of_line, of_its_coupons) = audit.tally.ledgers();
+        ledger += of_line;
+        for (coupon_id, counted) in of_its_coupons {
+            *of_coupon.entry(coupon_id).or_default() += counted;
+        }
     }
-    Ok(Lines { progress, tally, dead_letters })
+    Ok(Lines { progress, ledger, of_coupon, dead_letters, cut })
 }
 
 fn open(

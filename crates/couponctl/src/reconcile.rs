@@ -2,7 +2,8 @@
 //! reads, and nothing waits for it.
 //!
 //! Two loops: one looks at ends and watermarks every [`interval_s`](config::ReconcileSection) ([`lag`]); the other makes one pass of the audit after
-//! another, each from the beginning of the log, and rests long enough that passes take no more than `busy_percent_max` of the time. What
+//! another, and rests long enough that passes take no more than `busy_percent_max` of the time. A pass goes on from where every store had come in the
+//! last one; every `recount_s`, and after a pass that found something or failed, it begins anew with the first record of the logs. What
 //! did not answer is no violation: it is logged and counted, the figures of the last pass stay, and the next one tries again.
 
 mod config;
@@ -18,8 +19,8 @@ use service_runtime::{Context, Ended, LoopTurn, Service, preflight};
 
 use self::config::Config;
 use self::lag::Lag;
-use self::metrics::ServiceMetrics;
-use crate::audit::{self, Findings, Installation, Pass, View};
+use self::metrics::{ServiceMetrics, Span};
+use crate::audit::{self, Begin, Cut, Findings, Installation, Pass, View};
 use crate::exit::Failure;
 
 /// How often a loop that waits turns.
@@ -117,41 +118,55 @@ impl Auditor {
     async fn repeat(self) {
         let turn = self.context.health.watch_loop("audit");
         let section = &self.context.config.reconcile;
+        let recount = Duration::from_secs(section.recount_s.into());
+        let (mut cut, mut counted) = (None, Instant::now());
         loop {
             let started = Instant::now();
-            let passing = self.context.tasks.spawn("pass", self.clone().pass());
+            let earlier = cut.take().filter(|_| counted.elapsed() < recount);
+            if earlier.is_none() {
+                counted = started;
+            }
+            let passing = self.context.tasks.spawn("pass", self.clone().pass(earlier));
             // One that panics ends the process.
-            drop(wait(passing, &turn, Duration::from_secs(section.pass_s_max.into())).await);
+            let passed = wait(passing, &turn, Duration::from_secs(section.pass_s_max.into())).await;
+            cut = passed.ok().flatten().flatten();
             let interval = Duration::from_secs(section.interval_s.into());
             let pause = pause_after(started.elapsed(), interval, section.busy_percent_max);
             wait(tokio::time::sleep(pause), &turn, Duration::MAX).await;
         }
     }
 
-    async fn pass(self) {
-        let started = Instant::now();
-        match self.look().await {
+    /// A pass from here on, or from the beginning. Gives where the next one can go on: nowhere unless this one ended well.
+    async fn pass(self, earlier: Option<Cut>) -> Option<Cut> {
+        let (started, span) = (Instant::now(), if earlier.is_some() { Span::Rest } else { Span::Whole });
+        match self.look(earlier).await {
             Ok(pass) => {
                 let verdict = pass.findings.verdict();
                 for (id, finding) in pass.findings.spelled() {
                     tracing::error!(promise = id, "a promise is broken: {finding}");
                 }
                 let seconds = started.elapsed().as_secs_f64();
-                tracing::debug!(seconds, verdict, "a pass has ended");
+                tracing::debug!(seconds, verdict, span = span.as_str(), "a pass has ended");
                 let most = usize::try_from(self.context.config.metrics.coupons_max).unwrap_or(usize::MAX);
-                self.metrics.passed(&pass, seconds, self.context.clock.now(), most);
+                self.metrics.passed(&pass, span, seconds, self.context.clock.now(), most);
+                verdict.is_empty().then_some(pass.cut)
             }
             Err(error) => {
                 tracing::warn!("a pass could not be made: {error}");
-                self.metrics.passes_failed.inc();
+                self.metrics.failed(span);
+                None
             }
         }
     }
 
-    async fn look(&self) -> Result<Pass, Failure> {
+    async fn look(&self, earlier: Option<Cut>) -> Result<Pass, Failure> {
         let mut findings = Findings::new(false);
+        let read = match earlier {
+            Some(_) => View::read_hashes(&self.view).await,
+            None => View::read(&self.view, &mut findings).await,
+        };
         // The view may be lost at any time: without it everything else is compared all the same.
-        let view = match View::read(&self.view, &mut findings).await {
+        let view = match read {
             Ok(view) => Some(view),
             Err(error) => {
                 tracing::warn!("a pass goes without the view: {error}");
@@ -166,7 +181,7 @@ impl Auditor {
             // It holds no secret: codes of coupons are compared by the command.
             keys: None,
         };
-        audit::inspect(&installation, view, findings).await
+        audit::inspect(&installation, view, findings, Begin::At(earlier.unwrap_or_default())).await
     }
 }
 

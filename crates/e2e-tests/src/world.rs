@@ -541,6 +541,13 @@ impl World {
         crate::redis::command(self.servers().redis_url(), words).await
     }
 
+    /// The key of a claim's answer in the view.
+    #[must_use]
+    pub fn answer_key(&self, claim_id: &str) -> String {
+        let (coupon_id, rest) = claim_id.split_once('.').unwrap_or((claim_id, ""));
+        format!("{}claim:{{{coupon_id}}}:{rest}", self.deployment.namespace.redis_key_prefix)
+    }
+
     /// Waits until PostgreSQL and the view reflect everything that was appended.
     ///
     /// # Errors

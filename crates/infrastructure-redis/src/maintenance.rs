@@ -186,18 +186,25 @@ impl ViewMaintenance {
         }
     }
 
-    /// For each of these claims, whether the view has an answer.
+    /// For each of these claims what stands under its key: its answer, or the key where that is none.
     ///
     /// # Errors
     /// [`RedisError`].
-    pub async fn has_answers(&self, claim_ids: &[ClaimId]) -> Result<Vec<bool>, RedisError> {
+    pub async fn look_up(
+        &self,
+        claim_ids: &[ClaimId],
+    ) -> Result<Vec<Option<Result<ClaimAnswer, String>>>, RedisError> {
         if claim_ids.is_empty() {
             return Ok(Vec::new());
         }
         let mut connection = self.connect().await?;
         let keys: Vec<String> = claim_ids.iter().map(|claim_id| self.keys.claim(claim_id)).collect();
         let values: Vec<Option<Vec<u8>>> = connection.mget(&keys).await.map_err(unavailable)?;
-        Ok(values.iter().map(Option::is_some).collect())
+        let read = |((key, claim_id), value): ((String, &ClaimId), Option<Vec<u8>>)| {
+            let answer = value::decode_marked(&value?).filter(|answer| answer.claim_id == *claim_id);
+            Some(answer.ok_or(key))
+        };
+        Ok(keys.into_iter().zip(claim_ids).zip(values).map(read).collect())
     }
 
     async fn connect(&self) -> Result<deadpool_redis::Connection, RedisError> {

@@ -186,7 +186,7 @@ catalogue! {
     INVARIANT_VIOLATIONS = "invariant_violations" Gauge, ["id"], "R", "Violations that the last pass found, by promise; promises that data cannot prove have no series";
     DLQ_DEPTH_RECORDS = "dlq_depth_records" Gauge, [], "R", "Dead letters that are open: neither redriven nor discarded";
     DLQ_OLDEST_SECONDS = "dlq_oldest_seconds" Gauge, [], "R", "How long the oldest open dead letter has been there; 0 where there is none";
-    RECONCILE_PASSES_TOTAL = "reconcile_passes_total" Counter, ["result"], "R", "Passes of the audit: clean, broken (violations were found), failed (a dependency did not answer)";
+    RECONCILE_PASSES_TOTAL = "reconcile_passes_total" Counter, ["span", "result"], "R", "Passes of the audit over the whole logs or the rest since the last one: clean, broken (violations were found), failed (a dependency did not answer)";
     RECONCILE_PASS_SECONDS = "reconcile_pass_seconds" Gauge, [], "R", "How long the last pass took";
     RECONCILE_TIMESTAMP_SECONDS = "reconcile_timestamp_seconds" Gauge, [], "R", "When the last pass that did not fail ended, in seconds since the epoch; 0 before";
     DLQ_RECORDS_TOTAL = "dlq_records_total" Counter, ["topic", "reason"], "S", "Copies written to the dead-letter queue";

@@ -17,7 +17,7 @@ use infrastructure_kafka::{Entry, LogBounds, LogCursor};
 
 use super::findings::Findings;
 use super::newcomers::Newcomers;
-use super::outcomes::FirstCopies;
+use super::outcomes::{self, FirstCopies};
 use super::tables::Tables;
 use super::tally::{State, Tally, state_of};
 use super::view::View;
@@ -44,7 +44,6 @@ pub(super) struct Progress {
 /// What the whole audit gathers, and what it was taken from.
 pub(super) struct Audited<'a> {
     pub(super) findings: &'a mut Findings,
-    pub(super) tally: &'a mut Tally,
     pub(super) view: Option<&'a mut View>,
     pub(super) dead_letters: &'a Queue,
     pub(super) now: Timestamp,
@@ -52,28 +51,103 @@ pub(super) struct Audited<'a> {
 
 /// One partition's sources.
 pub(super) struct Sources<'a> {
-    pub(super) partition: Partition,
     pub(super) claims: LogCursor<'a>,
     pub(super) claims_bounds: LogBounds,
     pub(super) outcomes: LogCursor<'a>,
-    pub(super) outcomes_bounds: LogBounds,
     pub(super) tables: Tables<'a>,
     pub(super) states: Vec<PublishedState>,
     /// Links of the chain, by the offset behind them.
     pub(super) links: Vec<(Offset, Chain)>,
-    /// The ledger to fold on from; absent where there is none that the claims log continues.
-    pub(super) ledger: Option<Ledger>,
+    /// What is known of the line already; the cursors stand where that ends.
+    pub(super) known: Known,
+    /// A later audit will go on from where every store has come.
+    pub(super) goes_on: bool,
+}
+
+/// What is known of a line as far as it was read: another audit can go on from it.
+pub(super) struct Known {
+    folded: Folded,
+    outcomes: outcomes::Known,
+}
+
+/// What the records of a line came to.
+#[derive(Clone, Debug)]
+struct Folded {
+    partition: Partition,
+    /// The first claims offset that was not read.
+    next_src: i64,
+    /// The fold; absent where there is none that the claims log continues.
+    ledger: Option<Ledger>,
+    folded_from: i64,
+    proven_from: i64,
+    grants: HashMap<CouponId, HashMap<UserId, u32>>,
+    granted: HashMap<CouponId, u32>,
+    finals: HashMap<(CouponId, [u8; 16]), Offset>,
+    tally: Tally,
+    /// Where the log no longer begins at 0: the coupons that were published in what is left of it.
+    newcomers: Newcomers,
+}
+
+impl Known {
+    /// Nothing but the ledger to fold on from.
+    pub(super) fn nothing(
+        partition: Partition,
+        claims: LogBounds,
+        outcomes: LogBounds,
+        ledger: Option<Ledger>,
+    ) -> Self {
+        let folded_from = ledger.as_ref().map_or(i64::MAX, |ledger| ledger.next_src().number());
+        let folded = Folded {
+            partition,
+            next_src: claims.start,
+            ledger,
+            folded_from,
+            proven_from: folded_from,
+            grants: HashMap::new(),
+            granted: HashMap::new(),
+            finals: HashMap::new(),
+            tally: Tally::default(),
+            newcomers: Newcomers::new(partition, claims.start),
+        };
+        Self { folded, outcomes: outcomes::Known::nothing(partition, outcomes.start) }
+    }
+
+    /// True where these logs go on from it: neither cut behind it, nor shorter.
+    pub(super) fn continues_in(&self, claims: LogBounds, outcomes: LogBounds) -> bool {
+        (claims.start..=claims.end).contains(&self.next_src())
+            && (outcomes.start..=outcomes.end).contains(&self.outcomes_at())
+    }
+
+    /// The first claims offset that was not read.
+    pub(super) fn next_src(&self) -> i64 {
+        self.folded.next_src
+    }
+
+    /// Where reading goes on in the outcomes log.
+    pub(super) fn outcomes_at(&self) -> i64 {
+        self.outcomes.at()
+    }
+}
+
+/// What the audit of a line came to.
+pub(super) struct Audit {
+    pub(super) progress: Progress,
+    pub(super) tally: Tally,
+    /// What a later audit can go on from: what was known where every store had come.
+    pub(super) known: Option<Known>,
 }
 
 /// Audits a partition.
-pub(super) fn audit(sources: Sources<'_>, audited: &mut Audited<'_>) -> Result<Progress, Failure> {
+pub(super) fn audit(sources: Sources<'_>, audited: &mut Audited<'_>) -> Result<Audit, Failure> {
     let mut line = Line::open(sources, audited)?;
     line.outcomes_alone(audited)?;
     while let Some(entry) = line.claims.next().map_err(failed("reading the claims log"))? {
+        line.keep_at(entry.offset);
         line.is_cut_short = !line.record(&entry, audited)?;
         if line.is_cut_short {
             break;
         }
+        line.folded.next_src = entry.offset.saturating_add(1);
     }
     line.close(audited)
 }
@@ -84,38 +158,35 @@ struct Line<'a> {
     outcomes: FirstCopies<'a>,
     tables: Tables<'a>,
     bounds: LogBounds,
-    ledger: Option<Ledger>,
-    folded_from: i64,
-    proven_from: i64,
+    folded: Folded,
     /// What is to be compared with the fold when it stands at an offset.
     states: BTreeMap<Offset, Vec<PublishedState>>,
     links: BTreeMap<Offset, Vec<Chain>>,
     hashes: BTreeMap<Offset, Vec<CouponId>>,
-    grants: HashMap<CouponId, HashMap<UserId, u32>>,
-    granted: HashMap<CouponId, u32>,
-    finals: HashMap<(CouponId, [u8; 16]), Offset>,
     /// The outcomes log has left the fold's chain: from there on every link differs, which says nothing new.
     has_left_the_chain: bool,
-    /// Where the log no longer begins at 0: the coupons that were published in what is left of it.
-    newcomers: Newcomers,
     /// A record of a newer release ended it: what lies behind is not judged.
     is_cut_short: bool,
+    /// Where every store has come; none if no later audit goes on.
+    cut: Option<i64>,
+    kept: Option<Known>,
 }
 
 impl<'a> Line<'a> {
     fn open(sources: Sources<'a>, audited: &mut Audited<'_>) -> Result<Self, Failure> {
-        let Sources { partition, claims, claims_bounds, outcomes, outcomes_bounds, tables, ledger, .. } =
-            sources;
-        let outcomes = FirstCopies::new(outcomes, partition, outcomes_bounds.start == 0, audited.findings)?;
-        let folded_from = ledger.as_ref().map_or(i64::MAX, |ledger| ledger.next_src().number());
+        let Sources { claims, claims_bounds, outcomes, tables, known, goes_on, .. } = sources;
+        let Known { mut folded, outcomes: read } = known;
+        let partition = folded.partition;
+        let outcomes = FirstCopies::new(outcomes, partition, read, audited.findings)?;
         let first_answered = outcomes.first_src().unwrap_or_else(|| tables.next_src().number());
-        let proven_from = folded_from.min(first_answered);
+        folded.proven_from = folded.proven_from.min(first_answered);
         if claims_bounds.start > 0 {
             let note = format!(
                 "partition {partition}: the claims log begins at {}; the fold proves what was decided from {} on, the outcomes log is \
-                 believed from {proven_from} on",
+                 believed from {} on",
                 claims_bounds.start,
-                if ledger.is_some() { folded_from.to_string() } else { "nowhere".to_owned() }
+                if folded.ledger.is_some() { folded.folded_from.to_string() } else { "nowhere".to_owned() },
+                folded.proven_from,
             );
             audited.findings.note(note);
         }
@@ -136,27 +207,34 @@ impl<'a> Line<'a> {
                 }
             }
         }
+        let view = audited.view.as_deref();
+        let cut = goes_on.then(|| tables.everyone_at(view, audited.now).number());
         let mut line = Self {
             partition,
             claims,
             outcomes,
             tables,
             bounds: claims_bounds,
-            ledger,
-            folded_from,
-            proven_from,
+            folded,
             states,
             links,
             hashes,
-            grants: HashMap::new(),
-            granted: HashMap::new(),
-            finals: HashMap::new(),
             has_left_the_chain: false,
-            newcomers: Newcomers::new(partition, claims_bounds.start),
             is_cut_short: false,
+            cut,
+            kept: None,
         };
-        line.compare_at(folded_from, None, audited);
+        let stands_at = line.folded.ledger.as_ref().map_or(i64::MAX, |ledger| ledger.next_src().number());
+        line.compare_at(stands_at, None, audited);
         Ok(line)
+    }
+
+    /// Keeps what is known before this record, where every store has come.
+    fn keep_at(&mut self, src: i64) {
+        if self.cut.is_some_and(|cut| src >= cut) {
+            self.cut = None;
+            self.kept = Some(Known { folded: self.folded.clone(), outcomes: self.outcomes.known().clone() });
+        }
     }
 
     /// Outcomes of records that retention has taken from the claims log.
@@ -176,19 +254,19 @@ impl<'a> Line<'a> {
         let place = format!("partition {}, claims offset {src}", self.partition);
         let Some(record) = self.read(entry, &place, audited.findings) else { return Ok(false) };
         let named = claim_of(&record.body);
-        if let Some(claim_id) = named.filter(|_| src >= self.proven_from) {
-            audited.tally.accept(&claim_id);
+        if let Some(claim_id) = named.filter(|_| src >= self.folded.proven_from) {
+            self.folded.tally.accept(&claim_id);
         }
         let (mut expected, mut unfolded) = (None, None);
-        match &mut self.ledger {
-            Some(ledger) if src >= self.folded_from => {
+        match &mut self.folded.ledger {
+            Some(ledger) if src >= self.folded.folded_from => {
                 let outcome =
                     ledger.fold(record).map_err(|error| Failure::Failed(format!("{place}: {error}")))?;
                 expected = Some(outcome);
             }
             _ => {
                 let identity = RecordIdentity::of_record(self.partition, &record);
-                unfolded = Some((identity, self.newcomers.fold(record)));
+                unfolded = Some((identity, self.folded.newcomers.fold(record)));
             }
         }
         audited.findings.checked(Invariant::FirstCome, "records folded", u64::from(expected.is_some()));
@@ -201,7 +279,7 @@ impl<'a> Line<'a> {
             }
             if let Some((identity, newcomer)) = unfolded {
                 compare_record(&place, found, &identity, audited.findings);
-                if let Some(newcomer) = self.newcomers.judge(found, newcomer) {
+                if let Some(newcomer) = self.folded.newcomers.judge(found, newcomer) {
                     audited.findings.checked(Invariant::FirstCome, "records folded", 1);
                     self.compare_outcome(&place, &unchained(found), &unchained(&newcomer), audited.findings);
                 }
@@ -214,8 +292,8 @@ impl<'a> Line<'a> {
                 self.compare_stores(truth, self.definition_of(truth).as_deref(), audited)?;
             }
             _ => {
-                if let Some(claim_id) = named.filter(|_| src >= self.proven_from) {
-                    audited.tally.settle(&claim_id, State::Undecided, false);
+                if let Some(claim_id) = named.filter(|_| src >= self.folded.proven_from) {
+                    self.folded.tally.settle(&claim_id, State::Undecided, false);
                 }
             }
         }
@@ -273,7 +351,8 @@ impl<'a> Line<'a> {
         let findings = &mut *audited.findings;
         let (src, coupon_id) = (outcome.src_offset, claim.claim_id.coupon_id);
         let place = format!("partition {}, claims offset {src}", self.partition);
-        let first = *self.finals.entry((coupon_id, claim.claim_id.mac)).or_insert(outcome.decided_offset);
+        let first =
+            *self.folded.finals.entry((coupon_id, claim.claim_id.mac)).or_insert(outcome.decided_offset);
         if first != outcome.decided_offset {
             let finding = format!("{} got its final outcome at {first} already", claim.claim_id);
             findings.broken(Invariant::OneOutcome, &place, &finding);
@@ -283,11 +362,13 @@ impl<'a> Line<'a> {
         }
         findings.checked(Invariant::NoOversell, "grants", 1);
         findings.checked(Invariant::OneEach, "grants", 1);
-        let granted = self.granted.entry(coupon_id).or_default();
+        let granted = self.folded.granted.entry(coupon_id).or_default();
         *granted += 1;
-        let held = self.grants.entry(coupon_id).or_default().entry(claim.user_id.clone()).or_default();
+        let held = self.folded.grants.entry(coupon_id).or_default().entry(claim.user_id.clone()).or_default();
         *held += 1;
-        let Some(state) = self.ledger.as_ref().and_then(|ledger| ledger.coupon(coupon_id)) else { return };
+        let Some(state) = self.folded.ledger.as_ref().and_then(|ledger| ledger.coupon(coupon_id)) else {
+            return;
+        };
         if *granted > state.quantity {
             let finding = format!("{} is grant {granted} of {}", claim.claim_id, state.quantity);
             findings.broken(Invariant::NoOversell, &place, &finding);
@@ -300,10 +381,10 @@ impl<'a> Line<'a> {
     }
 
     /// What became of the claim of an answered record.
-    fn settle(&self, truth: &Outcome, entry: &Entry, place: &str, audited: &mut Audited<'_>) {
+    fn settle(&mut self, truth: &Outcome, entry: &Entry, place: &str, audited: &mut Audited<'_>) {
         match &truth.subject {
             Subject::Claim(claim) => {
-                audited.tally.settle(&claim.claim_id, state_of(claim.code), claim.is_final);
+                self.folded.tally.settle(&claim.claim_id, state_of(claim.code), claim.is_final);
             }
             Subject::Command(_) => {}
             Subject::Invalid(invalid) => {
@@ -328,7 +409,7 @@ impl<'a> Line<'a> {
                     audited.findings.broken(Invariant::OneOutcome, place, finding);
                 }
                 if let Some(claim_id) = invalid.claim_id {
-                    audited.tally.settle(&claim_id, State::DeadLettered, false);
+                    self.folded.tally.settle(&claim_id, State::DeadLettered, false);
                 }
             }
         }
@@ -336,8 +417,8 @@ impl<'a> Line<'a> {
 
     fn definition_of(&self, truth: &Outcome) -> Option<Arc<Definition>> {
         let coupon_id = truth.coupon_id()?;
-        let state = self.ledger.as_ref().and_then(|ledger| ledger.coupon(coupon_id));
-        Some(Arc::clone(&state.or_else(|| self.newcomers.coupon(coupon_id))?.definition))
+        let state = self.folded.ledger.as_ref().and_then(|ledger| ledger.coupon(coupon_id));
+        Some(Arc::clone(&state.or_else(|| self.folded.newcomers.coupon(coupon_id))?.definition))
     }
 
     /// Compares what PostgreSQL and Redis have of an answer, each as far as it has come.
@@ -371,7 +452,7 @@ impl<'a> Line<'a> {
 
     /// Compares everything that speaks of the line as it is before the record at `next_src`.
     fn compare_at(&mut self, next_src: i64, last: Option<&Outcome>, audited: &mut Audited<'_>) {
-        let (Some(ledger), Ok(at)) = (&self.ledger, Offset::new(next_src)) else { return };
+        let (Some(ledger), Ok(at)) = (&self.folded.ledger, Offset::new(next_src)) else { return };
         let findings = &mut *audited.findings;
         for published in self.states.remove(&at).unwrap_or_default() {
             findings.checked(Invariant::Agree, "states in coupon.state", 1);
@@ -409,7 +490,8 @@ impl<'a> Line<'a> {
     }
 
     /// What is left when the line ends.
-    fn close(mut self, audited: &mut Audited<'_>) -> Result<Progress, Failure> {
+    fn close(mut self, audited: &mut Audited<'_>) -> Result<Audit, Failure> {
+        self.keep_last();
         let partition = self.partition.number();
         let place = format!("partition {partition}");
         let findings = &mut *audited.findings;
@@ -444,22 +526,22 @@ impl<'a> Line<'a> {
         self.close_published(decided, findings);
         let mut lowest_view = None;
         if let Some(view) = audited.view.as_deref() {
-            let proven_from = Offset::new(self.proven_from).unwrap_or(Offset::ZERO);
+            let proven_from = Offset::new(self.folded.proven_from).unwrap_or(Offset::ZERO);
             if !self.is_cut_short {
                 view.compare_rest(partition, proven_from, findings);
             }
             let decided = Offset::new(decided).unwrap_or(Offset::ZERO);
-            for state in self.ledger.iter().flat_map(Ledger::coupons) {
+            for state in self.folded.ledger.iter().flat_map(Ledger::coupons) {
                 if state.status != coupon_domain::CouponStatus::Retired {
                     view.compare_whole(state, decided, audited.now, findings);
                 }
             }
             lowest_view = view.lowest_watermark(partition).map(Offset::number);
         }
-        let proven_from = self.folded_from.min(log);
-        let states = self.ledger.iter().flat_map(Ledger::coupons);
+        let proven_from = self.folded.folded_from.min(log);
+        let states = self.folded.ledger.iter().flat_map(Ledger::coupons);
         let live = states.filter(|state| !state.is_closed_at(audited.now)).map(|state| state.coupon_id);
-        Ok(Progress {
+        let progress = Progress {
             partition,
             log,
             outcomes: decided,
@@ -467,7 +549,15 @@ impl<'a> Line<'a> {
             view: lowest_view,
             proven_from,
             live: live.collect(),
-        })
+        };
+        Ok(Audit { progress, tally: self.folded.tally, known: self.kept })
+    }
+
+    /// Where every store has come to the end of the line, it is what is known there.
+    fn keep_last(&mut self) {
+        if !self.is_cut_short {
+            self.keep_at(self.folded.next_src);
+        }
     }
 
     /// States and links of offsets that the fold never stood at.

@@ -10,6 +10,7 @@ use coupon_domain::{
 };
 
 /// A fold that begins with nothing in the middle of a line, and knows which coupons it may speak of.
+#[derive(Clone, Debug)]
 pub(super) struct Newcomers {
     /// None where the log is whole: then everything is folded anyway.
     ledger: Option<Ledger>,

@@ -16,6 +16,14 @@ use crate::exit::{Failure, failed};
 pub(super) struct FirstCopies<'a> {
     cursor: LogCursor<'a>,
     partition: Partition,
+    known: Known,
+}
+
+/// What is known of the log as far as it was read.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// Where reading goes on.
+    at: i64,
     /// The one that is handed out next.
     next: Option<Outcome>,
     /// What the first copies said, by the offset that they answer, hashed by this process alone.
@@ -28,41 +36,58 @@ pub(super) struct FirstCopies<'a> {
     chain: Option<Chain>,
 }
 
-impl<'a> FirstCopies<'a> {
-    /// Begins at the start of the cursor's bounds. `from_the_beginning`: the log begins at 0, so that the first outcome must be the line's.
-    pub(super) fn new(
-        cursor: LogCursor<'a>,
-        partition: Partition,
-        from_the_beginning: bool,
-        findings: &mut Findings,
-    ) -> Result<Self, Failure> {
-        let mut copies = Self {
-            cursor,
-            partition,
+impl Known {
+    /// Nothing yet. Where the log begins at 0 its first outcome must be the line's.
+    pub(super) fn nothing(partition: Partition, log_start: i64) -> Self {
+        let from_the_beginning = log_start == 0;
+        Self {
+            at: log_start,
             next: None,
             said: HashMap::new(),
             hasher: RandomState::new(),
             first_src: from_the_beginning.then_some(0),
             next_src: from_the_beginning.then_some(0),
             chain: from_the_beginning.then(|| Chain::genesis(partition)),
-        };
+        }
+    }
+
+    /// Where reading goes on in the outcomes log.
+    pub(super) fn at(&self) -> i64 {
+        self.at
+    }
+}
+
+impl<'a> FirstCopies<'a> {
+    /// Goes on from what is known; the cursor stands where that ends.
+    pub(super) fn new(
+        cursor: LogCursor<'a>,
+        partition: Partition,
+        known: Known,
+        findings: &mut Findings,
+    ) -> Result<Self, Failure> {
+        let mut copies = Self { cursor, partition, known };
         copies.advance(findings)?;
         Ok(copies)
     }
 
+    /// What is known by now.
+    pub(super) fn known(&self) -> &Known {
+        &self.known
+    }
+
     /// The first offset that the log still answers; none where nothing is left.
     pub(super) fn first_src(&self) -> Option<i64> {
-        self.first_src
+        self.known.first_src
     }
 
     /// The first offset without an outcome; none where the log says nothing.
     pub(super) fn next_src(&self) -> Option<i64> {
-        self.next_src
+        self.known.next_src
     }
 
     /// The offset that the next outcome answers.
     pub(super) fn peek(&self) -> Option<i64> {
-        self.next.as_ref().map(|outcome| outcome.src_offset.number())
+        self.known.next.as_ref().map(|outcome| outcome.src_offset.number())
     }
 
     /// The outcome of this offset, if it comes next.
@@ -70,23 +95,24 @@ impl<'a> FirstCopies<'a> {
         if self.peek() != Some(src) {
             return Ok(None);
         }
-        let taken = self.next.take();
+        let taken = self.known.next.take();
         self.advance(findings)?;
         Ok(taken)
     }
 
     fn advance(&mut self, findings: &mut Findings) -> Result<(), Failure> {
-        while self.next.is_none() {
+        while self.known.next.is_none() {
             let Some(entry) = self.cursor.next().map_err(failed("reading the outcomes log"))? else {
                 return Ok(());
             };
+            self.known.at = entry.offset.saturating_add(1);
             let place = format!("partition {}, outcomes offset {}", self.partition, entry.offset);
             match decode_outcome(entry.payload.as_deref().unwrap_or_default()) {
                 Ok(outcome) => self.judge(outcome, &place, findings),
                 Err(RecordError::NewerVersion { found, .. }) => {
                     findings.note(format!("{place}: version {found} is newer than this release reads"));
                     // Whatever it answers, the next one begins anew.
-                    (self.next_src, self.chain) = (None, None);
+                    (self.known.next_src, self.known.chain) = (None, None);
                 }
                 Err(error) => findings.broken(Invariant::OneOutcome, &place, &error.to_string()),
             }
@@ -97,13 +123,13 @@ impl<'a> FirstCopies<'a> {
     fn judge(&mut self, outcome: Outcome, place: &str, findings: &mut Findings) {
         let src = outcome.src_offset.number();
         // Two releases may spell the same outcome differently.
-        let said = self.hasher.hash_one(encode_outcome(&outcome));
-        let next_src = *self.next_src.get_or_insert(src);
-        self.first_src.get_or_insert(src);
+        let said = self.known.hasher.hash_one(encode_outcome(&outcome));
+        let next_src = *self.known.next_src.get_or_insert(src);
+        self.known.first_src.get_or_insert(src);
         if src < next_src {
             findings.checked(Invariant::OneOutcome, "later copies", 1);
             // Of what stood before the log's start the first copy is gone; it is compared with the fold like any other reader would.
-            if self.said.get(&src).is_some_and(|first| *first != said) {
+            if self.known.said.get(&src).is_some_and(|first| *first != said) {
                 let finding = format!("answers claims offset {src} otherwise than the first copy");
                 findings.broken(Invariant::OneOutcome, place, &finding);
             }
@@ -112,18 +138,18 @@ impl<'a> FirstCopies<'a> {
         if src > next_src {
             let finding = format!("the outcomes of {next_src} to {} are missing before it", src - 1);
             findings.broken(Invariant::OneOutcome, place, &finding);
-            self.chain = None;
+            self.known.chain = None;
         }
-        if let Some(chain) = self.chain
+        if let Some(chain) = self.known.chain
             && chain.next(&outcome) != outcome.chain
         {
             let finding = format!("the answer to claims offset {src} does not continue the chain");
             findings.broken(Invariant::Agree, place, &finding);
         }
         findings.checked(Invariant::Agree, "outcomes", 1);
-        self.chain = Some(outcome.chain);
-        self.next_src = Some(outcome.src_offset.next().number());
-        self.said.insert(src, said);
-        self.next = Some(outcome);
+        self.known.chain = Some(outcome.chain);
+        self.known.next_src = Some(outcome.src_offset.next().number());
+        self.known.said.insert(src, said);
+        self.known.next = Some(outcome);
     }
 }

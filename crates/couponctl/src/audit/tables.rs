@@ -6,7 +6,7 @@ use coupon_domain::coupon_code::CouponCode;
 use coupon_domain::invariant::Invariant;
 use coupon_domain::outcome::{ClaimOutcome, CommandOutcome};
 use coupon_domain::{
-    ClaimAnswer, ClaimId, CouponId, CouponState, Definition, KeyRing, Offset, Outcome, Partition,
+    ClaimAnswer, ClaimId, CouponId, CouponState, Definition, KeyRing, Offset, Outcome, Partition, Timestamp,
 };
 use infrastructure_postgres::PostgresError;
 use infrastructure_postgres::audit::{IssuedCount, Row, Snapshot, StoredClaim, StoredCommand};
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::findings::Findings;
+use super::view::View;
 use crate::exit::{Failure, failed};
 
 /// Rows that are read at once.
@@ -58,6 +59,15 @@ impl<'a> Tables<'a> {
     /// The first claims offset that they do not reflect.
     pub(super) fn next_src(&self) -> Offset {
         self.progress.as_ref().map_or(Offset::ZERO, |progress| progress.watermark.next_src)
+    }
+
+    /// Where every store has come: the tables, and what is there of the views of coupons that are not closed.
+    pub(super) fn everyone_at(&self, view: Option<&View>, now: Timestamp) -> Offset {
+        let live = self.coupons.iter().filter(|coupon| !coupon.is_closed_at(now));
+        let views = view
+            .into_iter()
+            .flat_map(|view| live.clone().filter_map(|coupon| view.vouches_to(coupon.coupon_id)));
+        views.chain([self.next_src()]).min().unwrap_or(Offset::ZERO)
     }
 
     fn place(&self, table: &str, src: Offset) -> String {

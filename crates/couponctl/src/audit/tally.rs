@@ -22,14 +22,14 @@ pub(super) enum State {
     Lost,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Standing {
     state: State,
     is_final: bool,
 }
 
-/// All claims of the log.
-#[derive(Default)]
+/// All claims of a line.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     claims: HashMap<(CouponId, [u8; 16]), Standing>,
 }

@@ -14,12 +14,20 @@ use crate::exit::{Failure, failed};
 /// Most answers of a view that are looked for once more.
 const MISSED_MAX: usize = 1_000;
 
+/// Answers that are looked for in Redis at once.
+const LOOKED_UP: usize = 1_000;
+
 /// The view, as it was found.
-#[derive(Default)]
 pub(crate) struct View {
     hashes: BTreeMap<CouponId, Hash>,
-    answers: HashMap<(CouponId, [u8; 16]), Seen>,
-    hasher: RandomState,
+    answers: Answers,
+}
+
+enum Answers {
+    /// All of them were read before the logs.
+    Read { seen: HashMap<(CouponId, [u8; 16]), Seen>, hasher: RandomState },
+    /// Those that the logs give are looked up behind them.
+    LookedUp(Vec<ClaimAnswer>),
 }
 
 struct Hash {
@@ -46,13 +54,13 @@ impl View {
         findings: &mut Findings,
     ) -> Result<Self, Failure> {
         let before = maintenance.coupons().await.map_err(failed("reading Redis"))?;
-        let mut view = Self::default();
+        let (mut answers, hasher) = (HashMap::new(), RandomState::new());
         let mut unreadable = Vec::new();
         let each = |found| match found {
             FoundAnswer::Read(key, answer) if key == answer.claim_id => {
-                let said = hashed(&view.hasher, &answer);
+                let said = hashed(&hasher, &answer);
                 let seen = Seen { claim_id: key, decided_offset: answer.decided_offset, said };
-                view.answers.insert((key.coupon_id, key.mac), seen);
+                answers.insert((key.coupon_id, key.mac), seen);
             }
             FoundAnswer::Read(key, answer) => {
                 unreadable.push(format!("the answer under claim {key} is that of {}", answer.claim_id));
@@ -65,6 +73,7 @@ impl View {
         }
         let after: BTreeMap<_, _> =
             maintenance.coupons().await.map_err(failed("reading Redis"))?.into_iter().collect();
+        let mut hashes = BTreeMap::new();
         for (coupon_id, said) in before {
             let vouches_to = match (said.watermark, after.get(&coupon_id).and_then(|hash| hash.watermark)) {
                 (Some(ViewWatermark::Reflects(first)), Some(ViewWatermark::Reflects(second)))
@@ -74,9 +83,27 @@ impl View {
                 }
                 _ => None,
             };
-            view.hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() });
+            hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() });
         }
-        Ok(view)
+        Ok(Self { hashes, answers: Answers::Read { seen: answers, hasher } })
+    }
+
+    /// Reads the hashes alone: answers are looked up once the logs have given them.
+    pub(crate) async fn read_hashes(maintenance: &ViewMaintenance) -> Result<Self, Failure> {
+        let hashes = maintenance.coupons().await.map_err(failed("reading Redis"))?;
+        let hashes = hashes.into_iter().map(|(coupon_id, said)| {
+            let vouches_to = match said.watermark {
+                Some(ViewWatermark::Reflects(next_src)) => Some(next_src),
+                _ => None,
+            };
+            (coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() })
+        });
+        Ok(Self { hashes: hashes.collect(), answers: Answers::LookedUp(Vec::new()) })
+    }
+
+    /// Up to where the view of a coupon was true.
+    pub(super) fn vouches_to(&self, coupon_id: CouponId) -> Option<Offset> {
+        self.hashes.get(&coupon_id)?.vouches_to
     }
 
     /// The offsets at which hashes are to be compared.
@@ -115,35 +142,69 @@ impl View {
         }
     }
 
-    /// Compares what the view says of a claim with the answer that the log gave.
+    /// Compares what the view says of a claim with the answer that the log gave, or keeps the answer to be looked up.
     pub(super) fn compare_answer(&mut self, answer: &ClaimAnswer, findings: &mut Findings) {
-        let claim = (answer.claim_id.coupon_id, answer.claim_id.mac);
-        match self.answers.get(&claim) {
-            Some(seen) if seen.decided_offset == answer.decided_offset => {
-                findings.checked(Invariant::Agree, "answers in Redis", 1);
-                if seen.said != hashed(&self.hasher, answer) {
-                    let place = format!("Redis, claim {}", answer.claim_id);
-                    let finding = format!("says otherwise than the log at offset {}", answer.decided_offset);
-                    findings.broken(Invariant::Agree, &place, &finding);
+        match &mut self.answers {
+            Answers::LookedUp(given) => {
+                if self.hashes.contains_key(&answer.claim_id.coupon_id) {
+                    given.push(*answer);
                 }
-                self.answers.remove(&claim);
             }
-            _ if answer.is_final => {
-                let hash = self.hashes.get_mut(&answer.claim_id.coupon_id);
-                if let Some(hash) = hash.filter(|hash| hash.vouches_to > Some(answer.decided_offset)) {
-                    hash.missing += 1;
-                    if hash.missed.len() < MISSED_MAX {
-                        hash.missed.push(answer.claim_id);
+            Answers::Read { seen, hasher } => {
+                let claim = (answer.claim_id.coupon_id, answer.claim_id.mac);
+                match seen.get(&claim) {
+                    Some(found) if found.decided_offset == answer.decided_offset => {
+                        compare_said(found.said == hashed(hasher, answer), answer, findings);
+                        seen.remove(&claim);
                     }
+                    _ => self.misses(answer),
                 }
             }
-            _ => {}
         }
+    }
+
+    /// An answer that is not there: nothing wrong unless the view vouches for it.
+    fn misses(&mut self, answer: &ClaimAnswer) {
+        let hash = self.hashes.get_mut(&answer.claim_id.coupon_id).filter(|_| answer.is_final);
+        if let Some(hash) = hash.filter(|hash| hash.vouches_to > Some(answer.decided_offset)) {
+            hash.missing += 1;
+            if hash.missed.len() < MISSED_MAX {
+                hash.missed.push(answer.claim_id);
+            }
+        }
+    }
+
+    /// Looks up what was kept for it. Redis may be ahead of the logs by now: a later answer to the same claim says nothing here.
+    pub(super) async fn look_up(
+        &mut self,
+        maintenance: &ViewMaintenance,
+        findings: &mut Findings,
+    ) -> Result<(), Failure> {
+        let Answers::LookedUp(given) = &mut self.answers else { return Ok(()) };
+        let given = std::mem::take(given);
+        for some in given.chunks(LOOKED_UP) {
+            let claim_ids: Vec<ClaimId> = some.iter().map(|answer| answer.claim_id).collect();
+            let found = maintenance.look_up(&claim_ids).await.map_err(failed("reading Redis"))?;
+            for (answer, found) in some.iter().zip(found) {
+                match found {
+                    Some(Ok(found)) if found.decided_offset == answer.decided_offset => {
+                        compare_said(found == *answer, answer, findings);
+                    }
+                    Some(Ok(found)) if found.decided_offset > answer.decided_offset => {}
+                    Some(Err(key)) => {
+                        findings.broken(Invariant::Agree, "Redis", &format!("{key} holds no answer"));
+                    }
+                    _ => self.misses(answer),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What is left once the whole line was compared: answers that no record of the line from `proven_from` on gave.
     pub(super) fn compare_rest(&self, partition: i32, proven_from: Offset, findings: &mut Findings) {
-        for seen in self.answers.values() {
+        let Answers::Read { seen, .. } = &self.answers else { return };
+        for seen in seen.values() {
             let coupon_id = seen.claim_id.coupon_id;
             if coupon_id.partition().number() == partition && seen.decided_offset >= proven_from {
                 let finding =
@@ -191,11 +252,12 @@ impl View {
     ) -> Result<(), Failure> {
         for (coupon_id, hash) in self.hashes.iter().filter(|(_, hash)| hash.missing > 0) {
             let place = format!("Redis, the view of {coupon_id}");
-            let found = maintenance.has_answers(&hash.missed).await.map_err(failed("reading Redis"))?;
-            let watermark = maintenance.watermark(*coupon_id).await.map_err(failed("reading Redis"))?;
-            let still_vouches =
-                matches!(watermark, Some(ViewWatermark::Reflects(now)) if Some(now) >= hash.vouches_to);
-            let still_missing = hash.missed.iter().zip(found).find(|(_, found)| !found);
+            let before = maintenance.watermark(*coupon_id).await.map_err(failed("reading Redis"))?;
+            let found = maintenance.look_up(&hash.missed).await.map_err(failed("reading Redis"))?;
+            let after = maintenance.watermark(*coupon_id).await.map_err(failed("reading Redis"))?;
+            let vouches = |watermark| matches!(watermark, Some(ViewWatermark::Reflects(now)) if Some(now) >= hash.vouches_to);
+            let still_vouches = vouches(before) && vouches(after);
+            let still_missing = hash.missed.iter().zip(found).find(|(_, found)| found.is_none());
             match still_missing.filter(|_| still_vouches) {
                 Some((example, _)) => {
                     let finding = format!(
@@ -215,6 +277,15 @@ impl View {
         let of_partition =
             self.watermarks().filter(|(_, coupon_id)| coupon_id.partition().number() == partition);
         of_partition.map(|(next_src, _)| next_src).min()
+    }
+}
+
+fn compare_said(is_same: bool, answer: &ClaimAnswer, findings: &mut Findings) {
+    findings.checked(Invariant::Agree, "answers in Redis", 1);
+    if !is_same {
+        let place = format!("Redis, claim {}", answer.claim_id);
+        let finding = format!("says otherwise than the log at offset {}", answer.decided_offset);
+        findings.broken(Invariant::Agree, &place, &finding);
     }
 }
 

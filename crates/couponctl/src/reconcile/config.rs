@@ -36,13 +36,15 @@ pub(crate) struct ReconcileSection {
     pub(crate) interval_s: u32,
     /// Largest share of time that passes take, in percent: after a long one the next waits longer.
     pub(crate) busy_percent_max: u32,
+    /// How often a pass begins anew with the first record of the logs, in seconds; in between a pass goes on from the last one.
+    pub(crate) recount_s: u32,
     /// A pass that takes longer, in seconds, fails `/livez`.
     pub(crate) pass_s_max: u32,
 }
 
 impl Default for ReconcileSection {
     fn default() -> Self {
-        Self { interval_s: 10, busy_percent_max: 25, pass_s_max: 3_600 }
+        Self { interval_s: 10, busy_percent_max: 25, recount_s: 21_600, pass_s_max: 3_600 }
     }
 }
 
@@ -74,6 +76,7 @@ impl ServiceConfig for Config {
         let ranges = [
             ("interval_s", reconcile.interval_s, 1, 3_600),
             ("busy_percent_max", reconcile.busy_percent_max, 1, 100),
+            ("recount_s", reconcile.recount_s, 1, 604_800),
             ("pass_s_max", reconcile.pass_s_max, 60, 86_400),
         ];
         problems.extend(Problem::out_of_range("reconcile", &ranges));
@@ -90,7 +93,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused_by_name() {
         let config = Config {
-            reconcile: ReconcileSection { interval_s: 0, busy_percent_max: 101, pass_s_max: 1 },
+            reconcile: ReconcileSection { interval_s: 0, busy_percent_max: 101, recount_s: 0, pass_s_max: 1 },
             metrics: MetricsSection { coupons_max: 301 },
             ..Config::default()
         };
@@ -98,6 +101,7 @@ mod tests {
         for path in [
             "reconcile.interval_s",
             "reconcile.busy_percent_max",
+            "reconcile.recount_s",
             "reconcile.pass_s_max",
             "metrics.coupons_max",
         ] {

@@ -4,13 +4,36 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_domain::{CouponId, Timestamp};
 use infrastructure_kafka::KafkaMetrics;
-use prometheus::{Gauge, GaugeVec, IntCounter, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec};
 use service_runtime::{Metrics, catalogue, metrics};
 
 use crate::audit::{ClaimLedger, Findings, Pass};
 
+// What a pass came to.
+const CLEAN: &str = "clean";
+const BROKEN: &str = "broken";
+const FAILED: &str = "failed";
+
 /// Coupons beyond the limit count together under this name.
 const OTHER: &str = "_other";
+
+/// How much of the logs a pass reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Span {
+    /// Everything from the first record on.
+    Whole,
+    /// What came since every store had come along.
+    Rest,
+}
+
+impl Span {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Rest => "rest",
+        }
+    }
+}
 
 /// The service's collectors.
 #[derive(Clone)]
@@ -21,9 +44,7 @@ pub(super) struct ServiceMetrics {
     pub(super) watermark: IntGaugeVec,
     pub(super) lag_claims: IntGaugeVec,
     pub(super) lag_seconds: GaugeVec,
-    pub(super) passes_failed: IntCounter,
-    passes_clean: IntCounter,
-    passes_broken: IntCounter,
+    passes: IntCounterVec,
     pass_seconds: Gauge,
     ledger_claims: IntGaugeVec,
     violations: IntGaugeVec,
@@ -36,6 +57,11 @@ impl ServiceMetrics {
     pub(super) fn new(metrics: &Metrics) -> Self {
         let up = metrics.int_gauges(&catalogue::DEPENDENCY_UP);
         let passes = metrics.counters(&catalogue::RECONCILE_PASSES_TOTAL);
+        for span in [Span::Whole, Span::Rest] {
+            for result in [CLEAN, BROKEN, FAILED] {
+                passes.with_label_values(&[span.as_str(), result]).inc_by(0);
+            }
+        }
         let violations = metrics.int_gauges(&catalogue::INVARIANT_VIOLATIONS);
         for (id, count) in Findings::new(false).violations() {
             violations.with_label_values(&[id]).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -51,9 +77,7 @@ impl ServiceMetrics {
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
             lag_claims: metrics.int_gauges(&catalogue::LAG_CLAIMS),
             lag_seconds: metrics.gauges(&catalogue::LAG_SECONDS),
-            passes_failed: passes.with_label_values(&["failed"]),
-            passes_clean: passes.with_label_values(&["clean"]),
-            passes_broken: passes.with_label_values(&["broken"]),
+            passes,
             pass_seconds: metrics.gauge(&catalogue::RECONCILE_PASS_SECONDS),
             ledger_claims,
             violations,
@@ -63,13 +87,18 @@ impl ServiceMetrics {
         }
     }
 
+    /// Counts a pass that a dependency did not let be made.
+    pub(super) fn failed(&self, span: Span) {
+        self.passes.with_label_values(&[span.as_str(), FAILED]).inc();
+    }
+
     /// Shows what a pass came to; the ledgers of at most `coupons_max` coupons by name.
-    pub(super) fn passed(&self, pass: &Pass, seconds: f64, now: Timestamp, coupons_max: usize) {
+    pub(super) fn passed(&self, pass: &Pass, span: Span, seconds: f64, now: Timestamp, coupons_max: usize) {
         for (id, count) in pass.findings.violations() {
             self.violations.with_label_values(&[id]).set(whole(count));
         }
-        let clean = pass.findings.verdict().is_empty();
-        if clean { &self.passes_clean } else { &self.passes_broken }.inc();
+        let result = if pass.findings.verdict().is_empty() { CLEAN } else { BROKEN };
+        self.passes.with_label_values(&[span.as_str(), result]).inc();
         self.ledgers(&pass.live, &pass.of_coupon, coupons_max);
         let open = pass.dead_letters.letters.values().filter(|letter| letter.resolution.is_none());
         let parked: Vec<i64> = open.map(|letter| letter.parked_at_ms).collect();

@@ -23,7 +23,7 @@ pub(crate) fn scenario() -> Result<()> {
         oracle::verify(&world).await?;
 
         rows_deleted_or_changed(&world).await?;
-        answers_in_redis_changed(&world, &coupon_id, &claims).await?;
+        answers_in_redis_changed(&world, &claims).await?;
         outcomes_forged(&world, &coupon_id).await
     })
 }
@@ -60,13 +60,8 @@ async fn rows_deleted_or_changed(world: &World) -> Result<()> {
     Ok(())
 }
 
-async fn answers_in_redis_changed(world: &World, coupon_id: &str, claims: &[String]) -> Result<()> {
-    let prefix = &world.deployment.namespace.redis_key_prefix;
-    let key_of = |claim_id: &str| {
-        let rest = claim_id.split_once('.').map_or("", |(_, rest)| rest);
-        format!("{prefix}claim:{{{coupon_id}}}:{rest}")
-    };
-    let (granted, refused) = (key_of(&claims[0]), key_of(&claims[2]));
+async fn answers_in_redis_changed(world: &World, claims: &[String]) -> Result<()> {
+    let (granted, refused) = (world.answer_key(&claims[0]), world.answer_key(&claims[2]));
     let told = world.redis(&["GET", &refused]).await?.context("the refusal is in the view")?;
     let winner = world.redis(&["GET", &granted]).await?.context("the grant is in the view")?;
     ensure!(told.contains("sold_out") && winner.contains("granted"), "{told} {winner}");
