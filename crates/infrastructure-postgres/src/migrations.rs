@@ -32,8 +32,11 @@ pub enum SchemaFit {
     },
 }
 
-/// Runs the migrations that have not run yet, in their order; returns their names. Nothing happens on a schema that is up to date or
-/// newer. Needs the multi-thread runtime.
+/// What the services' roles may do; roles that do not exist are passed over.
+const GRANTS: &str = include_str!("sql/grants.sql");
+
+/// Runs the migrations that have not run yet, in their order, and grants the roles of `deploy/postgres/roles.sql` what they need; returns the
+/// migrations' names. Beyond that nothing happens on a schema that is up to date. Needs the multi-thread runtime.
 ///
 /// # Errors
 /// [`PostgresError`].
@@ -45,7 +48,10 @@ pub async fn migrate(mut connection: Connection) -> Result<Vec<String>, Postgres
     let versions = harness
         .run_pending_migrations(MIGRATIONS)
         .map_err(|error| PostgresError::Schema(format!("a migration failed: {error}")))?;
-    Ok(versions.iter().map(ToString::to_string).collect())
+    let run = versions.iter().map(ToString::to_string).collect();
+    drop(versions);
+    harness.into_inner().batch_execute(GRANTS).await?;
+    Ok(run)
 }
 
 /// The names of all embedded migrations, in their order.

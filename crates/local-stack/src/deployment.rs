@@ -13,7 +13,7 @@ use crate::credentials::Credentials;
 use crate::environment;
 use crate::error::Error;
 use crate::launch::Lifetime;
-use crate::namespace::Namespace;
+use crate::namespace::{self, Namespace};
 use crate::ports::PortWish;
 use crate::servers::Servers;
 use crate::services::{Role, Service, ServiceSpec};
@@ -77,11 +77,17 @@ impl Deployment {
 
     /// Runs `couponctl` on this namespace and returns what it printed on stdout.
     pub fn couponctl(&self, arguments: &[&str]) -> Result<String, Error> {
+        self.couponctl_without(&[], arguments)
+    }
+
+    /// Runs `couponctl` without these variables.
+    pub fn couponctl_without(&self, withheld: &[&str], arguments: &[&str]) -> Result<String, Error> {
+        let database_url = self.namespace.database_url_as(namespace::OWNER)?;
         let mut couponctl = Account::Own.command(&binary(self.profile, "couponctl")?);
         environment::remove_prefixed(&mut couponctl, &["FIRSTCOME__", "PG"]);
         couponctl
             .env("PROFILE", "dev")
-            .env("DATABASE_URL", &self.namespace.database_url)
+            .env("DATABASE_URL", database_url)
             .env("KAFKA_BOOTSTRAP", &self.kafka_bootstrap)
             .env("TOPIC_PREFIX", &self.namespace.topic_prefix)
             .env("TOPIC_PARTITIONS", self.namespace.partitions.to_string())
@@ -93,6 +99,9 @@ impl Deployment {
             .env("JWT_AUDIENCE", &self.credentials.jwt_audience)
             .env("ADMIN_JWT_AUDIENCE", &self.credentials.admin_jwt_audience)
             .args(arguments);
+        for variable in withheld {
+            couponctl.env_remove(variable);
+        }
         command::capture(&mut couponctl, &format!("couponctl {}", arguments.join(" ")), 4 * command::SHORT)
     }
 

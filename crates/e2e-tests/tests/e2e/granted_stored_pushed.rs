@@ -49,6 +49,12 @@ pub(crate) fn scenario() -> Result<()> {
             ensure!(other.status == StatusCode::NOT_FOUND, "{other:?}");
         }
 
+        // Each service is there as the role that it has in production, and nobody as more.
+        let roles = "select string_agg(distinct usename, ' ' order by usename) from pg_stat_activity \
+            where datname = current_database() and pid <> pg_backend_pid()";
+        let roles = world.sql(roles)?;
+        ensure!(roles == "firstcome_gateway firstcome_reader firstcome_writer", "{roles}");
+
         logs_are_discreet(&world, &[ANN, &ann.token, pressed.text("stream_token"), &code])?;
         let report = oracle::verify(&world).await?;
         ensure!(report["ledger"]["granted"] == 1, "{report}");

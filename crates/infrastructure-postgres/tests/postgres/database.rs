@@ -45,6 +45,12 @@ impl Database {
         self.servers.run_sql(&self.section.url.clone().unwrap(), statement).unwrap().trim().to_owned()
     }
 
+    /// Runs SQL as one of the services' roles.
+    pub(crate) fn try_sql_as(&self, role: &str, statement: &str) -> Result<String, String> {
+        let url = self.namespace.database_url_as(role).unwrap();
+        self.servers.run_sql(&url, statement).map_err(|error| error.to_string())
+    }
+
     /// Every row of every table. Two of these are equal if and only if nothing was changed in between.
     pub(crate) fn contents(&self) -> String {
         let tables =

@@ -16,6 +16,7 @@ mod migrations;
 mod outages;
 mod pool;
 mod redemptions;
+mod roles;
 mod shop;
 mod wallet;
 mod writer;

@@ -30,7 +30,9 @@ const TABLE: &[(&str, &[Role], Value)] = &[
     ("KAFKA__PARTITIONS", ALL, |c| Some(c.deployment.namespace.partitions.to_string())),
     ("REDIS__URL", VIEW, |c| Some(c.deployment.redis_url.clone())),
     ("REDIS__KEY_PREFIX", VIEW, |c| Some(c.deployment.namespace.redis_key_prefix.clone())),
-    ("POSTGRES__URL", ALL, |c| Some(c.deployment.namespace.database_url.clone())),
+    ("POSTGRES__URL", GATEWAY, |c| database_url(c, "firstcome_gateway")),
+    ("POSTGRES__URL", &[DbWriter], |c| database_url(c, "firstcome_writer")),
+    ("POSTGRES__URL", &[StockConsumer, Notifier, Reconciler], |c| database_url(c, "firstcome_reader")),
     ("AUTH__HS256_SECRET", HTTP, |c| Some(c.deployment.credentials.jwt_secret.clone())),
     ("AUTH__ISSUER", HTTP, |c| Some(c.deployment.credentials.jwt_issuer.clone())),
     ("AUTH__AUDIENCE", HTTP, |c| Some(c.deployment.credentials.jwt_audience.clone())),
@@ -44,6 +46,10 @@ const TABLE: &[(&str, &[Role], Value)] = &[
     ("ADMIN__LISTEN", GATEWAY, |c| c.listeners.admin.map(|address| address.to_string())),
     ("CLAIMS__NOTIFIER_URL", GATEWAY, |c| c.spec.notifier_url.clone()),
 ];
+
+fn database_url(context: &Context<'_>, role: &str) -> Option<String> {
+    context.deployment.namespace.database_url_as(role).ok()
+}
 
 /// The variables of one service, without those that the caller withholds; the caller's own come last and win.
 pub(super) fn environment(context: &Context<'_>) -> Vec<(String, String)> {
