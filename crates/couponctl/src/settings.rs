@@ -60,9 +60,31 @@ pub(crate) struct Settings {
     /// An operator's token for the admin API; else one is made with the secret.
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true, global = true)]
     pub(crate) admin_token: Option<String>,
+    /// A file with such a token.
+    #[arg(
+        long,
+        env = "ADMIN_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with = "admin_token",
+        global = true
+    )]
+    admin_token_file: Option<PathBuf>,
     /// The HS256 secret of a dev installation, to make tokens with.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true, global = true)]
     jwt_secret: Option<String>,
+    /// A private key to make tokens with, in PEM: Ed25519, P-256 or RSA; the services know its public key by --jwt-key-id.
+    #[arg(
+        long,
+        env = "JWT_KEY_FILE",
+        value_name = "FILE",
+        conflicts_with = "jwt_secret",
+        requires = "jwt_key_id",
+        global = true
+    )]
+    jwt_key_file: Option<PathBuf>,
+    /// The kid of that key.
+    #[arg(long, env = "JWT_KEY_ID", value_name = "KID", global = true)]
+    jwt_key_id: Option<String>,
     /// The secret behind claim ids and codes, where the configuration has no keys section. For dev.
     #[arg(long, env = "KEY_SECRET", hide_env_values = true, global = true)]
     key_secret: Option<String>,
@@ -175,23 +197,37 @@ impl Settings {
         scope: &str,
         valid_s: u32,
     ) -> Result<String, Failure> {
-        match &self.admin_token {
-            Some(token) => Ok(token.clone()),
-            None => self.mint(operator, &self.admin_jwt_audience, Some(scope), valid_s),
+        match (&self.admin_token, &self.admin_token_file) {
+            (Some(token), _) => Ok(token.clone()),
+            (None, Some(file)) => Ok(read("--admin-token-file", file)?.trim().to_owned()),
+            (None, None) => self.mint(operator, &self.admin_jwt_audience, Some(scope), valid_s),
         }
     }
 
     fn mint(&self, sub: &str, audience: &str, scope: Option<&str>, valid_s: u32) -> Result<String, Failure> {
-        let secret = self.jwt_secret.as_deref().ok_or_else(|| {
-            Failure::Usage(
-                "--jwt-secret (JWT_SECRET) is needed to make a token; or give --admin-token".to_owned(),
-            )
-        })?;
+        let mint = match (&self.jwt_secret, &self.jwt_key_file) {
+            (Some(secret), _) => TokenMint::new(secret, &self.jwt_issuer),
+            (None, Some(file)) => {
+                let pem = read("--jwt-key-file", file)?;
+                let kid = self.jwt_key_id.as_deref().unwrap_or_default();
+                TokenMint::with_private_key(pem.as_bytes(), kid, &self.jwt_issuer).map_err(|problem| {
+                    Failure::Usage(format!("--jwt-key-file {}: {problem}", file.display()))
+                })?
+            }
+            (None, None) => {
+                let remedy = "--jwt-secret (JWT_SECRET) or --jwt-key-file (JWT_KEY_FILE) is needed to make a token; or give --admin-token";
+                return Err(Failure::Usage(remedy.to_owned()));
+            }
+        };
         let expires_at: Timestamp = Clock::system().now().plus_ms(i64::from(valid_s) * 1_000);
-        TokenMint::new(secret, &self.jwt_issuer)
-            .mint(sub, audience, scope, expires_at)
+        mint.mint(sub, audience, scope, expires_at)
             .map_err(|error| Failure::Failed(format!("the token cannot be signed: {error}")))
     }
+}
+
+fn read(flag: &str, file: &std::path::Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file)
+        .map_err(|error| Failure::Usage(format!("{flag} {}: {error}", file.display())))
 }
 
 fn named(problems: Vec<(String, String)>) -> Vec<Problem> {

@@ -52,6 +52,23 @@ pub(crate) fn scenario() -> Result<()> {
         let as_operator = Client::new(&admin, &sign(&world, &key, admin_audience)?)?.get(&path, &[]).await?;
         ensure!(as_operator.status == StatusCode::OK, "{as_operator:?}");
 
+        // The command line presses as users of its own, with the same key.
+        let private = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/signed_tokens_key_for_tests_only.pem");
+        let urls = [
+            ("--api-url", world.service(GATEWAY)?.api_url()),
+            ("--admin-url", Some(admin)),
+            ("--notifier-url", world.service(NOTIFIER)?.api_url()),
+        ];
+        let mut arguments = vec!["smoke", "--jwt-key-file", private, "--jwt-key-id", KID];
+        for (flag, url) in &urls {
+            arguments.extend([flag, url.as_deref().context("it serves HTTP")?]);
+        }
+        let smoke = world.deployment.couponctl_without(&["JWT_SECRET"], &arguments)?;
+        ensure!(smoke.contains("ok"), "{smoke}");
+        let no_key = [&arguments[..2], &["Cargo.toml"], &arguments[3..]].concat();
+        let refused = world.deployment.couponctl_without(&["JWT_SECRET"], &no_key).err().context("no key")?;
+        ensure!(refused.to_string().contains("--jwt-key-file Cargo.toml: is no private key"), "{refused}");
+
         oracle::verify(&world).await?;
         Ok(())
     })
