@@ -56,11 +56,13 @@ if command -v apt-get >/dev/null && [[ ! -x $tools/nginx/usr/sbin/nginx ]]; then
     echo "fetching nginx" >&2
     work=$(mktemp -d)
     # apt's own sandbox user cannot write there; the warning about it says no more.
-    if (cd "$work" && apt-get download --quiet nginx >&2) && dpkg -x "$work"/nginx_*.deb "$work/nginx"; then
+    download() { (cd "$work" && apt-get download --quiet nginx >&2); }
+    # A fresh machine has no lists of packages yet.
+    if { download || { apt-get update --quiet >&2 && download; }; } && dpkg -x "$work"/nginx_*.deb "$work/nginx"; then
         rm -rf "$tools/nginx"
         mv "$work/nginx" "$tools/nginx"
     else
-        echo "no nginx: the checks of sse.conf will say so (apt-get update may help)" >&2
+        echo "no nginx: the checks of sse.conf will say so (as root, apt-get update may help)" >&2
     fi
     rm -rf "$work"
 fi
