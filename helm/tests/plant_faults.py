@@ -29,6 +29,8 @@ FAULTS = [
     ("a rule object without rules", f"{T}/prometheusrule.yaml", "and .enabled $groups (", "and .enabled (", "test_without_files_there_is_nothing"),
     ("a field that Kubernetes does not know", f"{T}/_helpers.tpl", "enableServiceLinks: false", "enableServiceLinks: false\nrestartPolice: Always", "test_native_objects_are_valid"),
     ("a field that only newer Kubernetes lets out", f"{T}/_job.tpl", ', status: "True"', "", "test_native_objects_are_valid"),
+    ("a field that a PodMonitor does not have", f"{T}/podmonitor.yaml", "honorLabels: true", "honourLabels: true", "test_others_kinds_are_valid"),
+    ("a time that Gateway API cannot read", f"{T}/httproute.yaml", "timeouts: {request: {{ .timeout }},", "timeouts: {request: forever,", "test_others_kinds_are_valid"),
     ("two objects of one name", f"{T}/_workload.tpl", '"name" $facts.name "suffix" "admin"', '"name" $facts.name', "test_names_are_unique_short_and_in_the_release"),
     ("names that a label cannot hold", f"{T}/_helpers.tpl", ".Values.fullnameOverride | default $release | trunc 40", ".Values.fullnameOverride | default $release | trunc 63", "test_names_stay_short_whatever_the_release_is_called"),
     ("selectors that find other services' pods", f"{T}/_helpers.tpl", "app.kubernetes.io/component: {{ .name }}\n{{- end }}", "{{- end }}", "test_selectors_find_what_they_are_for"),

