@@ -1,6 +1,7 @@
 {{/* What jobs of couponctl have in common. */}}
 
-{{/* The pod of a job. Takes root, name, arguments, resources; key, needs and file where it reads a configuration; env where it talks to the API. */}}
+{{/* The pod of a job. Takes root, name, arguments, resources; key, needs and file where it reads a configuration; env where it talks to the API;
+signing where it makes tokens with a private key. */}}
 {{- define "firstcome.jobPod" -}}
 metadata:
   labels:
@@ -35,6 +36,16 @@ spec:
         {{- include "firstcome.mounts" . | nindent 8 }}
   volumes:
     {{- merge (dict "configMap" (printf "%s-jobs" (include "firstcome.fullname" .root))) . | include "firstcome.volumes" | nindent 4 }}
+      {{- else if .signing }}
+      volumeMounts:
+        - {name: signing, mountPath: /etc/firstcome/signing, readOnly: true}
+  volumes:
+    - name: signing
+      projected:
+        sources:
+          - secret:
+              name: {{ .signing.existingSecret }}
+              items: [{key: {{ .signing.key | quote }}, path: private.pem}]
       {{- end }}
 {{- end }}
 
@@ -64,22 +75,42 @@ template:
   {{- include "firstcome.jobPod" . | nindent 2 }}
 {{- end }}
 
-{{/* Where the API is and whose token opens it: for jobs that talk to it. Takes root. */}}
-{{- define "firstcome.apiEnv" -}}
+{{/* Where the API is. Takes root. */}}
+{{- define "firstcome.urlsEnv" -}}
 {{- $name := include "firstcome.fullname" .root -}}
 - {name: API_URL, value: {{ printf "http://%s-api-gateway" $name | quote }}}
 - {name: ADMIN_URL, value: {{ printf "http://%s-api-gateway-admin" $name | quote }}}
 - {name: NOTIFIER_URL, value: {{ printf "http://%s-notifier" $name | quote }}}
-{{- with .root.Values.auth }}
-{{- if .hs256.existingSecret }}
+{{- end }}
+
+{{/* What tokens have to say. Takes root. */}}
+{{- define "firstcome.issuerEnv" -}}
+{{- with .root.Values.auth -}}
 - {name: JWT_ISSUER, value: {{ .issuer | quote }}}
 - {name: JWT_AUDIENCE, value: {{ .audience | quote }}}
 - {name: ADMIN_JWT_AUDIENCE, value: {{ .adminAudience | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* Where the API is and whose token opens it: for jobs that talk to it. Takes root. */}}
+{{- define "firstcome.apiEnv" -}}
+{{ include "firstcome.urlsEnv" . }}
+{{- with .root.Values.auth }}
+{{- if .hs256.existingSecret }}
+{{ include "firstcome.issuerEnv" $ }}
 - {name: JWT_SECRET, valueFrom: {secretKeyRef: {name: {{ .hs256.existingSecret }}, key: {{ .hs256.key | quote }}}}}
 {{- else }}
 - {name: ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ $.root.Values.retire.tokenSecret }}, key: {{ $.root.Values.retire.tokenKey | quote }}}}}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The same for one who makes tokens with a private key. Takes root. */}}
+{{- define "firstcome.signingEnv" -}}
+{{ include "firstcome.urlsEnv" . }}
+{{ include "firstcome.issuerEnv" . }}
+- {name: JWT_KEY_FILE, value: /etc/firstcome/signing/private.pem}
+- {name: JWT_KEY_ID, value: {{ .root.Values.smoke.signingKey.id | quote }}}
 {{- end }}
 
 {{/* The two jobs that read a configuration, as arguments of jobPod. Takes root. */}}
