@@ -219,9 +219,8 @@ fn audit_lines(
         let audit = line::audit(sources, &mut audited)?;
         progress.push(audit.progress);
         cut.lines.extend(audit.known.map(|known| (number, known)));
-        let (of_line, of_its_coupons) = audit.tally.ledgers();
-        ledger += of_line;
-        for (coupon_id, counted) in of_its_coupons {
+        ledger += audit.ledger;
+        for (coupon_id, counted) in audit.of_coupon {
             *of_coupon.entry(coupon_id).or_default() += counted;
         }
     }

@@ -19,7 +19,7 @@ use super::findings::Findings;
 use super::newcomers::Newcomers;
 use super::outcomes::{self, FirstCopies};
 use super::tables::Tables;
-use super::tally::{State, Tally, state_of};
+use super::tally::{self, State, Tally, state_of};
 use super::view::View;
 use crate::exit::{Failure, failed};
 
@@ -132,7 +132,9 @@ impl Known {
 /// What the audit of a line came to.
 pub(super) struct Audit {
     pub(super) progress: Progress,
-    pub(super) tally: Tally,
+    pub(super) ledger: tally::Ledger,
+    /// The ledger of each of its coupons.
+    pub(super) of_coupon: BTreeMap<CouponId, tally::Ledger>,
     /// What a later audit can go on from: what was known where every store had come.
     pub(super) known: Option<Known>,
 }
@@ -491,7 +493,6 @@ impl<'a> Line<'a> {
 
     /// What is left when the line ends.
     fn close(mut self, audited: &mut Audited<'_>) -> Result<Audit, Failure> {
-        self.keep_last();
         let partition = self.partition.number();
         let place = format!("partition {partition}");
         let findings = &mut *audited.findings;
@@ -550,14 +551,16 @@ impl<'a> Line<'a> {
             proven_from,
             live: live.collect(),
         };
-        Ok(Audit { progress, tally: self.folded.tally, known: self.kept })
-    }
-
-    /// Where every store has come to the end of the line, it is what is known there.
-    fn keep_last(&mut self) {
-        if !self.is_cut_short {
-            self.keep_at(self.folded.next_src);
-        }
+        let (ledger, of_coupon) = self.folded.tally.ledgers();
+        // Every store has come to the end of the line: what is known there needs no copy.
+        let is_everyone_here = !self.is_cut_short && self.cut.is_some_and(|cut| self.folded.next_src >= cut);
+        let known = match self.kept {
+            None if is_everyone_here => {
+                Some(Known { folded: self.folded, outcomes: self.outcomes.into_known() })
+            }
+            kept => kept,
+        };
+        Ok(Audit { progress, ledger, of_coupon, known })
     }
 
     /// States and links of offsets that the fold never stood at.

@@ -75,6 +75,11 @@ impl<'a> FirstCopies<'a> {
         &self.known
     }
 
+    /// What is known at the end.
+    pub(super) fn into_known(self) -> Known {
+        self.known
+    }
+
     /// The first offset that the log still answers; none where nothing is left.
     pub(super) fn first_src(&self) -> Option<i64> {
         self.known.first_src
