@@ -21,7 +21,7 @@ pub(crate) enum Pressed {
     Decided(ClaimAnswer),
     /// 409, 410: not now or never.
     Refused(Refused),
-    /// 429, 503 and what else passes: again later.
+    /// 408, 429, 503 and what else passes: again later.
     Busy(Busy),
     /// No answer. The claim may stand in line or not.
     Lost,
@@ -177,6 +177,13 @@ pub(crate) fn pressed(status: u16, retry_after: Option<Duration>, body: &[u8]) -
             }),
             Err(error) => Pressed::Wrong(unreadable(status, &error)),
         },
+        // The listener waited in vain for the request's head (a machine out of breath): nothing was read, nothing appended.
+        408 => Pressed::Busy(Busy {
+            code: "request_timeout".into(),
+            after: retry_after.unwrap_or(RETRY_AFTER_DEFAULT),
+            in_doubt: false,
+            claim_id: None,
+        }),
         // 404: a gateway that has not heard of the coupon yet.
         404 | 429 | 500..=599 => {
             let problem = problem(body);
@@ -197,7 +204,7 @@ pub(crate) fn pressed(status: u16, retry_after: Option<Duration>, body: &[u8]) -
 pub(crate) fn asked(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Asked {
     match status {
         200 => told(body),
-        429 | 500..=599 => Asked::Busy(retry_after.unwrap_or(RETRY_AFTER_DEFAULT)),
+        408 | 429 | 500..=599 => Asked::Busy(retry_after.unwrap_or(RETRY_AFTER_DEFAULT)),
         _ => Asked::Wrong(format!("{status} {}", problem(body).code)),
     }
 }
@@ -216,7 +223,7 @@ pub(crate) fn no_stream(status: u16, retry_after: Option<Duration>, body: &[u8])
     match status {
         // Nothing left to say, or a token that no longer counts.
         204 | 401 => Asked::NoStream,
-        429 | 500..=599 => Asked::Busy(retry_after.unwrap_or(RETRY_AFTER_DEFAULT)),
+        408 | 429 | 500..=599 => Asked::Busy(retry_after.unwrap_or(RETRY_AFTER_DEFAULT)),
         _ => Asked::Wrong(format!("{status} {}", problem(body).code)),
     }
 }
@@ -338,6 +345,15 @@ mod tests {
         assert!(!in_doubt("not_accepted") && !in_doubt("overloaded"));
         assert!(matches!(pressed(502, None, b"<html>"), Pressed::Busy(busy) if busy.in_doubt));
         assert!(matches!(pressed(429, None, b"{}"), Pressed::Busy(busy) if !busy.in_doubt));
+    }
+
+    #[test]
+    fn a_request_that_was_not_read_is_sent_again() {
+        assert!(
+            matches!(pressed(408, None, b""), Pressed::Busy(busy) if busy.code == "request_timeout" && !busy.in_doubt)
+        );
+        assert_eq!(asked(408, None, b""), Asked::Busy(RETRY_AFTER_DEFAULT));
+        assert_eq!(no_stream(408, None, b""), Asked::Busy(RETRY_AFTER_DEFAULT));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct Pressed {
     pub refused: ByCode,
     /// Of the refused, those that were only advice.
     pub advisory: u64,
-    /// 429, 503 and other answers that pass.
+    /// 408, 429, 503 and other answers that pass.
     pub busy: ByCode,
     /// Connections that broke, answers that did not come in time.
     pub lost: u64,
@@ -173,7 +173,7 @@ impl Report {
             if pressed.advisory == 0 { String::new() } else { format!(", {} advisory", pressed.advisory) };
         row("  409/410 refused", with_codes(refused, &pressed.refused) + &advisory);
         row("  409 deferred", with_codes(pressed.deferred.values().sum(), &pressed.deferred));
-        row("  429/5xx busy", with_codes(pressed.busy.values().sum(), &pressed.busy));
+        row("  408/429/5xx busy", with_codes(pressed.busy.values().sum(), &pressed.busy));
         row("  no answer", format!("{} lost, {} aborted on purpose", pressed.lost, pressed.aborted));
         if pressed.wrong > 0 {
             row("  other answers", pressed.wrong.to_string());
