@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_web::HttpRequest;
 use actix_web::web::{self, Data};
 use anyhow::{Context, Result, ensure};
-use infrastructure_http::{AuthSection, HttpSection, Problem, UserVerifier, listener};
+use infrastructure_http::{AuthSection, Farewell, HttpSection, Problem, UserVerifier, listener};
 use local_stack::{Credentials, PortLease, PortWish};
 use serde::{Deserialize, Serialize};
 use service_runtime::{Metrics, catalogue};
@@ -82,7 +82,7 @@ pub(crate) fn serve() -> Result<()> {
     // The same runtime as a service's.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let server = listener::serve(&settings.http, "http", measured, DRAIN, routes);
+        let server = listener::serve(&settings.http, "http", measured, DRAIN, &Farewell::default(), routes);
         let server = server.map_err(anyhow::Error::msg)?;
         let parent = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_to_end(&mut Vec::new()));
         tokio::select! {

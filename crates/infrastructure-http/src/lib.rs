@@ -11,5 +11,5 @@ pub mod time;
 
 pub use auth::{AdminVerifier, AuthSection, Caller, Operator, Scope, TokenMint, UserVerifier};
 pub use claim_view::ClaimView;
-pub use listener::HttpSection;
+pub use listener::{Farewell, HttpSection};
 pub use problem::{Code, Problem};

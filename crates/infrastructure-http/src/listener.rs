@@ -1,17 +1,23 @@
 //! Listeners: their limits, and what every route of ours has in common.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, Service, ServiceRequest};
 use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
-use actix_web::http::StatusCode;
+use actix_web::http::{ConnectionType, StatusCode};
+use actix_web::rt::time::sleep;
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpServer};
 use prometheus::HistogramVec;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Code, Problem};
+
+/// Nobody has asked for so long: nobody who keeps a connection busy is left.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// The `http` section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +37,8 @@ pub struct HttpSection {
     pub request_head_timeout_ms: u32,
     /// Largest body of a request, in bytes.
     pub body_bytes_max: u32,
+    /// Before the listener stops, each answer closes its connection for at most so long, in ms. 0: connections are cut at once.
+    pub farewell_ms_max: u32,
 }
 
 impl Default for HttpSection {
@@ -43,6 +51,7 @@ impl Default for HttpSection {
             keep_alive_s: 75,
             request_head_timeout_ms: 5_000,
             body_bytes_max: 4 * 1024,
+            farewell_ms_max: 3_000,
         }
     }
 }
@@ -58,6 +67,7 @@ impl HttpSection {
             ("keep_alive_s", u32::from(self.keep_alive_s), 1, 3_600),
             ("request_head_timeout_ms", self.request_head_timeout_ms, 100, 60_000),
             ("body_bytes_max", self.body_bytes_max, 512, 1024 * 1024),
+            ("farewell_ms_max", self.farewell_ms_max, 0, 60_000),
         ];
         let wrong = ranges.into_iter().filter(|(_, value, least, most)| !(least..=most).contains(&value));
         wrong
@@ -77,8 +87,41 @@ impl HttpSection {
     }
 }
 
+/// Lets clients go before listeners stop. A proxy keeps connections for its next requests; one that is cut in the moment of such a request costs it, and the
+/// proxy cannot know whether it was read. So each answer asks for its connection to be closed first, until nobody asks any more.
+#[derive(Clone, Debug, Default)]
+pub struct Farewell(Arc<FarewellState>);
+
+#[derive(Debug, Default)]
+struct FarewellState {
+    said: AtomicBool,
+    answers: AtomicU64,
+}
+
+impl Farewell {
+    /// From now on each answer closes its connection. Returns once nobody has asked for a moment, at most `longest` later.
+    pub async fn say(&self, longest: Duration) {
+        self.0.said.store(true, Ordering::Release);
+        let (began, mut answers) = (Instant::now(), self.0.answers.load(Ordering::Acquire));
+        while began.elapsed() < longest {
+            sleep(QUIET.min(longest)).await;
+            let answers_now = self.0.answers.load(Ordering::Acquire);
+            if answers_now == answers {
+                return;
+            }
+            answers = answers_now;
+        }
+    }
+
+    /// Counts an answer; true where it is to close its connection.
+    fn answered(&self) -> bool {
+        self.0.answers.fetch_add(1, Ordering::AcqRel);
+        self.0.said.load(Ordering::Acquire)
+    }
+}
+
 /// Binds and prepares a server whose routes `configure` adds. Requests that match none get a 404 problem, bodies that cannot be read a
-/// 400 one. It is stopped through its handle, not by signals; requests under way then get `drain` to finish.
+/// 400 one. It is stopped through its handle, not by signals, and after `farewell` was said; requests under way then get `drain` to finish.
 ///
 /// # Errors
 /// What the system says, with the section's name and address.
@@ -87,21 +130,27 @@ pub fn serve(
     name: &'static str,
     request_seconds: HistogramVec,
     drain: Duration,
+    farewell: &Farewell,
     configure: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
 ) -> Result<Server, String> {
     let body_bytes_max = usize::try_from(section.body_bytes_max).unwrap_or(usize::MAX);
+    let farewell = farewell.clone();
     let factory = move || {
-        let request_seconds = request_seconds.clone();
+        let (request_seconds, farewell) = (request_seconds.clone(), farewell.clone());
         App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
             .app_data(web::JsonConfig::default().limit(body_bytes_max).error_handler(unreadable_body))
             .app_data(web::QueryConfig::default().error_handler(unreadable_query))
             .wrap_fn(move |request, service| {
-                let (started, request_seconds) = (Instant::now(), request_seconds.clone());
+                let (started, request_seconds, farewell) =
+                    (Instant::now(), request_seconds.clone(), farewell.clone());
                 let route = route(&request);
                 let response = service.call(request);
                 async move {
-                    let response = response.await?;
+                    let mut response = response.await?;
+                    if farewell.answered() {
+                        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+                    }
                     let labels = [route.as_str(), status_class(response.status())];
                     request_seconds.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
                     Ok(response)
@@ -188,4 +237,101 @@ pub fn without_fields(body: Result<Bytes, actix_web::Error>, limit: u32) -> Resu
 
 async fn no_such_route(request: HttpRequest) -> Result<&'static str, Problem> {
     Err(Problem::new(Code::NotFound, format!("there is no {} {}", request.method(), request.path())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use prometheus::HistogramOpts;
+
+    use super::*;
+
+    /// Longer than any test may take.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn ask(connection: &mut TcpStream) -> String {
+        connection.write_all(b"GET /here HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+        let (mut answer, mut chunk) = (Vec::new(), [0; 1024]);
+        while !answer.ends_with(b"here") {
+            let read = connection.read(&mut chunk).unwrap();
+            assert!(read > 0, "the answer broke off");
+            answer.extend_from_slice(&chunk[..read]);
+        }
+        String::from_utf8(answer).unwrap().to_lowercase()
+    }
+
+    #[actix_web::test]
+    async fn after_the_farewell_each_answer_closes_its_connection() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listen = free.local_addr().unwrap();
+        drop(free);
+        let section = HttpSection { listen, workers: 1, ..HttpSection::default() };
+        let measured = HistogramVec::new(HistogramOpts::new("seconds", "of requests"), &["route", "status"]);
+        let farewell = Farewell::default();
+        let routes = |app: &mut ServiceConfig| {
+            app.route("/here", web::get().to(async || "here"));
+        };
+        let server = serve(&section, "http", measured.unwrap(), LONG, &farewell, routes).unwrap();
+        let handle = server.handle();
+        let serving = actix_web::rt::spawn(server);
+        let (stay, asked) = std::sync::mpsc::sync_channel(1);
+        let (leave, told) = std::sync::mpsc::sync_channel::<()>(1);
+        let client = std::thread::spawn(move || {
+            let mut connection = TcpStream::connect(listen).unwrap();
+            let kept = [ask(&mut connection), ask(&mut connection)];
+            stay.send(()).unwrap();
+            told.recv().unwrap();
+            let last = ask(&mut connection);
+            let closed = connection.read(&mut [0; 1]).unwrap() == 0;
+            (kept, last, closed)
+        });
+        actix_web::rt::task::spawn_blocking(move || asked.recv().unwrap()).await.unwrap();
+        let said = actix_web::rt::spawn({
+            let farewell = farewell.clone();
+            async move { farewell.say(LONG).await }
+        });
+        while !farewell.0.said.load(Ordering::Acquire) {
+            actix_web::rt::task::yield_now().await;
+        }
+        leave.send(()).unwrap();
+        let joined = actix_web::rt::task::spawn_blocking(move || client.join().unwrap());
+        let (kept, last, closed) = joined.await.unwrap();
+        assert!(kept.iter().all(|answer| !answer.contains("connection: close")), "{kept:?}");
+        assert!(last.contains("connection: close"), "{last}");
+        assert!(closed, "the connection stayed open");
+        // Nobody asks any more: it does not take as long as it may.
+        said.await.unwrap();
+        handle.stop(true).await;
+        serving.await.unwrap().unwrap();
+    }
+
+    #[actix_web::test]
+    async fn a_farewell_ends_though_somebody_asks_on() {
+        let farewell = Farewell::default();
+        let asking = actix_web::rt::spawn({
+            let farewell = farewell.clone();
+            async move {
+                loop {
+                    farewell.answered();
+                    actix_web::rt::task::yield_now().await;
+                }
+            }
+        });
+        let began = Instant::now();
+        farewell.say(2 * QUIET).await;
+        assert!(began.elapsed() >= 2 * QUIET, "{:?}", began.elapsed());
+        asking.abort();
+        farewell.say(Duration::ZERO).await;
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let section = HttpSection { farewell_ms_max: 60_001, backlog_max: 1, ..HttpSection::default() };
+        let problems = section.problems("admin");
+        let keys: Vec<_> = problems.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["admin.backlog_max", "admin.farewell_ms_max"]);
+        assert_eq!(problems[1].1, "must be 0..=60000, is 60001");
+    }
 }

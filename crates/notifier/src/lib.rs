@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use actix_web::web::{self, Data};
 use coupon_domain::ClaimAnswer;
-use infrastructure_http::{UserVerifier, listener};
+use infrastructure_http::{Farewell, UserVerifier, listener};
 use infrastructure_kafka::{Connection, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
@@ -112,12 +112,14 @@ impl Service for Notifier {
                 .route("/v1/claims/{claim_id}/events", web::get().to(events::stream));
         };
         let request_seconds = metrics.request_seconds.clone();
-        let server = listener::serve(&config.http, "http", request_seconds, drain, configure)
+        let farewell = Farewell::default();
+        let server = listener::serve(&config.http, "http", request_seconds, drain, &farewell, configure)
             .map_err(Ended::Configuration)?;
         let handle = server.handle();
         let serving = context.tasks.spawn("http", server);
         context.booted.met();
         context.shutdown.requested().await;
+        farewell.say(Duration::from_millis(config.http.farewell_ms_max.into())).await;
         // Streams end by themselves with a retry hint; what is being answered gets its time.
         handle.stop(true).await;
         drop(serving.await);
