@@ -34,6 +34,7 @@ FAULTS = [
     ("two objects of one name", f"{T}/_workload.tpl", '"name" $facts.name "suffix" "admin"', '"name" $facts.name', "test_names_are_unique_short_and_in_the_release"),
     ("names that a label cannot hold", f"{T}/_helpers.tpl", ".Values.fullnameOverride | default $release | trunc 40", ".Values.fullnameOverride | default $release | trunc 63", "test_names_stay_short_whatever_the_release_is_called"),
     ("selectors that find other services' pods", f"{T}/_helpers.tpl", "app.kubernetes.io/component: {{ .name }}\n{{- end }}", "{{- end }}", "test_selectors_find_what_they_are_for"),
+    ("copies spread over zones alone", f"{T}/_workload.tpl", "        - topologyKey: kubernetes.io/hostname\n", "        - topologyKey: topology.kubernetes.io/zone\n", "test_copies_are_spread_with_and_without_zones"),
     ("a version in a selector", f"{T}/_helpers.tpl", "app.kubernetes.io/component: {{ .name }}\n{{- end }}", "app.kubernetes.io/component: {{ .name }}\nversion: {{ .root.Values.image.tag | default .root.Chart.AppVersion | quote }}\n{{- end }}", "test_selectors_never_change"),
     ("a service for a port that is not there", f"{T}/_workload.tpl", "targetPort: http,", "targetPort: web,", "test_ports_exist"),
     ("a service account that is not made", f"{T}/_job.tpl", "serviceAccountName: {{ include \"firstcome.fullname\" .root }}-jobs", "serviceAccountName: {{ include \"firstcome.fullname\" .root }}-job", "test_references_resolve"),

@@ -54,21 +54,19 @@ spec:
       tolerations:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with $values.affinity }}
+      {{- with include "firstcome.affinity" $of | fromYaml | merge (deepCopy $values.affinity) }}
       affinity:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       {{- if dig "spread" "enabled" false $values }}
       topologySpreadConstraints:
-        {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
-        - topologyKey: {{ . }}
+        - topologyKey: kubernetes.io/hostname
           maxSkew: 1
           whenUnsatisfiable: ScheduleAnyway
           labelSelector:
             matchLabels:
               {{- include "firstcome.selector" $of | nindent 14 }}
           matchLabelKeys: [pod-template-hash]
-        {{- end }}
       {{- end }}
       containers:
         - name: {{ $facts.name }}
@@ -107,6 +105,21 @@ spec:
             {{- include "firstcome.mounts" $of | nindent 12 }}
       volumes:
         {{- include "firstcome.volumes" $of | nindent 8 }}
+{{- end }}
+
+{{/* Over zones, where nodes have them. No second spread constraint: a node without one of the labels counts for none of them, and on a cluster without zones nothing was spread
+over nodes either. Takes root, key and name. */}}
+{{- define "firstcome.affinity" -}}
+{{- if dig "spread" "enabled" false (index .root.Values .key) }}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: topology.kubernetes.io/zone
+        labelSelector:
+          matchLabels:
+            {{- include "firstcome.selector" . | nindent 12 }}
+{{- end }}
 {{- end }}
 
 {{- define "firstcome.configmap" -}}
