@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status build test tools chart-test bench-quick observability-check lint fmt
+.PHONY: help demo up down status build test tools chart-test cluster-test bench-quick observability-check lint fmt
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -40,6 +40,10 @@ tools: ## Fetch the pinned tools of chart-test, once, into a folder outside the 
 chart-test: ## The Helm chart, the image's recipe and compose, against the real programs. BIN=… takes those of a folder, and builds none
 	$(if $(BIN),,cargo build --workspace --bins)
 	@helm/tests/run.sh $(or $(BIN),$(DEBUG))
+
+cluster-test: ## The chart on a real Kubernetes of two nodes, on this machine, under load (root, Debian). BIN=… as above; BUILT=1: build nothing
+	$(if $(BIN),,cargo build -p local-stack --bins)
+	@deploy/cluster/run.sh $(or $(BIN),$(DEBUG))
 
 bench-quick: build ## How fast it is, as shares of what this machine does without it: a table, and JSON in the target folder
 	@$(RELEASE)/local-stack install

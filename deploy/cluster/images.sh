@@ -43,6 +43,17 @@ make_debian() {
     rm -rf "$folder"
 }
 
+# What distroless/cc has of Debian besides glibc, and our image therefore need not bring.
+make_runtime() {
+    if is_there runtime; then return; fi
+    local folder=$contexts/runtime
+    mkdir -p "$folder"
+    printf '%s\n' 'FROM localhost/debian' \
+        'RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libgcc-s1 libssl3 libstdc++6 && rm -rf /var/lib/apt/lists/*' >"$folder/Dockerfile"
+    image runtime "$folder"
+    rm -rf "$folder"
+}
+
 # The compiler of this machine: cargo, rustc and the standard library. Dockerfile installs the C compiler itself.
 make_rust() {
     local toolchain folder=$contexts/rust
@@ -63,7 +74,7 @@ make_rust() {
 
 # Ours, as everybody builds it: only the two bases are others. Whom the machine trusts, cargo trusts in there.
 make_firstcome() {
-    local options=(--build-arg BUILDER_IMAGE=localhost/rust --build-arg RUNTIME_IMAGE=localhost/debian --volume /etc/ssl/certs:/etc/ssl/certs:ro)
+    local options=(--build-arg BUILDER_IMAGE=localhost/rust --build-arg RUNTIME_IMAGE=localhost/runtime --volume /etc/ssl/certs:/etc/ssl/certs:ro)
     image firstcome . --file deploy/Dockerfile "${options[@]}"
     archive firstcome
     # The crowd and the operator's tools, for the host: the very programs of that image.
@@ -103,5 +114,5 @@ make_pause() { make_program pause; }
 make_coredns() { make_program coredns; }
 make_metrics-server() { make_program metrics-server; }
 
-if (($# == 0)); then set -- debian rust firstcome nginx pause coredns metrics-server; fi
+if (($# == 0)); then set -- debian rust runtime firstcome nginx pause coredns metrics-server; fi
 for name; do "make_$name"; done
