@@ -112,7 +112,8 @@ BOARDS = {
          ("difference", f"""sum({V('ledger_claims{state="accepted"}')}) - sum({V('ledger_claims{state!="accepted"}')})""")),
         ("Keys", "short", "How many processes hold a key of this fingerprint. Two fingerprints of one key page: CouponKeysDiffer.",
          ("{{key}} {{fingerprint}}", f"count by (key, fingerprint) ({V('key_info')})")),
-        ("Audit age", "s", "Since the end of the reconciler's last pass. Above 300 s: CouponAuditStale.", ("age", f"time() - {V('reconcile_timestamp_seconds')}")),
+        ("Audit age", "s", "Since the end of the reconciler's last pass; nothing before its first. Above 300 s: CouponAuditStale.",
+         ("age", f"time() - ({V('reconcile_timestamp_seconds')} > 0)")),
     ]),
     "coupon-slo": ("SLOs", "How fast the error budgets of 30 days burn: at 1 exactly used up after 30 days.", [
         *((f"Burn, {window}", "short", tells, ("{{slo}}", M("slo", f"slo:burn:rate{window}"))) for window, tells in [
