@@ -103,15 +103,16 @@ impl Service for ApiGateway {
         published::start(&context, &connection, layout.name(Topic::Persisted), &published)?;
         let broker_clock = Arc::new(BrokerClock::default());
         let producer = Producer::new(&connection, ProducerPurpose::Claims).map_err(fatal)?;
-        let producer_depth = limits.depth_of("producer_messages", config.kafka.queue_messages_max);
+        let pool = Pool::new(&config.postgres).map_err(fatal)?;
+        limits.pool(&pool);
         let desk = Data::new(Desk {
             verifier: UserVerifier::new(&config.auth.users()).map_err(Ended::Configuration)?,
             admin_verifier: AdminVerifier::new(&config.auth.users(), &config.auth.admin_audience)
                 .map_err(Ended::Configuration)?,
             view: ViewReader::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
-            pool: Pool::new(&config.postgres).map_err(fatal)?,
+            pool,
             appender: Appender {
-                producer: producer.clone(),
+                producer: limits.producer(producer),
                 topic: layout.name(Topic::Claims),
                 states: Arc::clone(&states),
                 broker_clock: Arc::clone(&broker_clock),
@@ -151,10 +152,7 @@ impl Service for ApiGateway {
         loop {
             tokio::select! {
                 () = context.shutdown.requested() => break,
-                _ = every_second.tick() => {
-                    desk.rates.forget_the_quiet();
-                    producer_depth.set(producer.in_flight().try_into().unwrap_or(i64::MAX));
-                }
+                _ = every_second.tick() => desk.rates.forget_the_quiet(),
             }
         }
         farewell.say(Duration::from_millis(config.http.farewell_ms_max.into())).await;

@@ -1,11 +1,29 @@
 //! What the service measures.
 
 use actix_web::http::StatusCode;
-use infrastructure_http::Code;
+use infrastructure_http::{Code, listener};
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
+use infrastructure_redis::metrics::PREFILTER;
 use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
+
+use crate::openapi;
+
+/// What is asked of PostgreSQL.
+const POSTGRES_OPERATIONS: [&str; 10] = [
+    "claim_standings",
+    "count_claims",
+    "find_command",
+    "find_coupon",
+    "find_draft",
+    "insert_draft",
+    "list_coupons",
+    "list_events",
+    "list_wallet",
+    "redeem",
+];
 
 /// The service's collectors.
 pub(crate) struct ServiceMetrics {
@@ -21,8 +39,7 @@ pub(crate) struct ServiceMetrics {
     pub(crate) broker_clock_offset_seconds: Gauge,
     pub(crate) watermark: IntGaugeVec,
     pub(crate) redemptions_closed: IntGauge,
-    postgres_up: IntGauge,
-    postgres_seconds: HistogramVec,
+    pub(crate) postgres: PostgresRequests,
     claims: IntCounterVec,
     redemptions: IntCounterVec,
 }
@@ -39,10 +56,12 @@ impl ServiceMetrics {
             redemptions.with_label_values(&[result]).inc_by(0);
         }
         let prefilter = metrics.histograms(&catalogue::PREFILTER_SECONDS);
+        let request_seconds = metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS);
+        listener::serves(&request_seconds, openapi::user().paths().chain(openapi::admin().paths()));
         Self {
             kafka: metrics::kafka(metrics, &up),
-            redis: metrics::redis(metrics, &up),
-            request_seconds: metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS),
+            redis: metrics::redis(metrics, &up, &[PREFILTER]),
+            request_seconds,
             accepted: claims.with_label_values(&["accepted"]),
             decided: claims.with_label_values(&["decided"]),
             prefilter_hit: prefilter.with_label_values(&["hit"]),
@@ -51,8 +70,7 @@ impl ServiceMetrics {
             prefilter_error: prefilter.with_label_values(&["error"]),
             broker_clock_offset_seconds: metrics.gauge(&catalogue::BROKER_CLOCK_OFFSET_SECONDS),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
-            postgres_up: up.with_label_values(&["postgres"]),
-            postgres_seconds: metrics.histograms(&catalogue::POSTGRES_SECONDS),
+            postgres: PostgresRequests::new(metrics, &up, &POSTGRES_OPERATIONS),
             redemptions_closed: metrics.int_gauge(&catalogue::REDEMPTIONS_CLOSED),
             claims,
             redemptions,
@@ -72,11 +90,6 @@ impl ServiceMetrics {
             Err(code) => obstacle(code),
         };
         self.redemptions.with_label_values(&[result]).inc();
-    }
-
-    pub(crate) fn postgres(&self, operation: &str, result: &str, seconds: f64) {
-        self.postgres_up.set(i64::from(result == "ok"));
-        self.postgres_seconds.with_label_values(&[operation, result]).observe(seconds);
     }
 }
 

@@ -23,11 +23,7 @@ impl Desk {
         operation: &'static str,
         work: impl AsyncFnOnce(&mut PooledConnection, Instant) -> Result<T, PostgresError>,
     ) -> Result<T, Problem> {
-        let started = Instant::now();
-        let result = self.pool.run_since(work).await;
-        let label = if result.is_ok() { "ok" } else { "error" };
-        self.metrics.postgres(operation, label, started.elapsed().as_secs_f64());
-        result.map_err(|error| {
+        self.metrics.postgres.measure(operation, self.pool.run_since(work)).await.map_err(|error| {
             tracing::warn!(operation, "PostgreSQL was of no use: {error}");
             Problem::new(
                 Code::Unavailable,

@@ -6,6 +6,7 @@
 //! ([`restored`]).
 
 mod config;
+mod handover;
 mod metrics;
 mod persisted;
 mod prepare;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use infrastructure_kafka::{Connection, Membership, Producer, ProducerPurpose, Topic};
 use service_runtime::partition::{self, PartitionWorkers};
-use service_runtime::{Context, Ended, Service, preflight};
+use service_runtime::{Context, Ended, Limits, Service, preflight};
 
 pub use config::Config;
 
@@ -50,8 +51,11 @@ impl Service for DbWriter {
         let layout = config.kafka.layout(production);
         let outcomes_topic = layout.name(Topic::Outcomes);
         metrics.kafka.produces(&layout.name(Topic::Persisted));
+        let limits = Limits::new(&context.metrics);
+        let producer = Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?;
         let shared = Shared {
-            producer: Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?,
+            producer: limits.producer(producer),
+            handover: limits.by_partition("handover_batches", config.write.batches_waiting_max),
             outcomes_topic: outcomes_topic.clone(),
             persisted_topic: layout.name(Topic::Persisted),
             runtime: tokio::runtime::Handle::current(),

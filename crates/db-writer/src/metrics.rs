@@ -3,12 +3,22 @@
 use coupon_domain::{HaltReason, Partition};
 use infrastructure_kafka::KafkaMetrics;
 use prometheus::{Histogram, IntCounter, IntGauge, IntGaugeVec};
+use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
+
+/// Connecting.
+pub(crate) const OPEN: &str = "open";
+/// Finding the partition's place, and whether the database was put back in time.
+pub(crate) const LOAD_PROGRESS: &str = "load_progress";
+/// The batch statement, or a command's transaction.
+pub(crate) const WRITE_BATCH: &str = "write_batch";
+/// Looking at the row while nothing happens.
+pub(crate) const BEAT: &str = "beat";
 
 /// The service's collectors.
 pub(crate) struct ServiceMetrics {
     pub(crate) kafka: KafkaMetrics,
-    pub(crate) postgres_up: IntGauge,
+    pub(crate) postgres: PostgresRequests,
     pub(crate) batch_records: Histogram,
     pub(crate) drain_seconds: Histogram,
     pub(crate) write_seconds: Histogram,
@@ -19,8 +29,6 @@ pub(crate) struct ServiceMetrics {
     pub(crate) copies_skipped: IntCounter,
     pub(crate) conflicts: IntCounter,
     pub(crate) redemptions_closed: IntGauge,
-    statement_ok: Histogram,
-    statement_error: Histogram,
     halted: IntGaugeVec,
     watermark: IntGaugeVec,
 }
@@ -31,10 +39,9 @@ impl ServiceMetrics {
         let batch_seconds = metrics.histograms(&catalogue::BATCH_SECONDS);
         let rows = metrics.counters(&catalogue::ROWS_WRITTEN_TOTAL);
         let skips = metrics.counters(&catalogue::WRITER_SKIPS_TOTAL);
-        let statements = metrics.histograms(&catalogue::POSTGRES_SECONDS);
         Self {
             kafka: metrics::kafka(metrics, &up),
-            postgres_up: up.with_label_values(&["postgres"]),
+            postgres: PostgresRequests::new(metrics, &up, &[OPEN, LOAD_PROGRESS, WRITE_BATCH, BEAT]),
             batch_records: metrics.histogram(&catalogue::BATCH_RECORDS),
             drain_seconds: batch_seconds.with_label_values(&["drain"]),
             write_seconds: batch_seconds.with_label_values(&["write"]),
@@ -45,16 +52,9 @@ impl ServiceMetrics {
             copies_skipped: skips.with_label_values(&["duplicate"]),
             conflicts: skips.with_label_values(&["conflict"]),
             redemptions_closed: metrics.int_gauge(&catalogue::REDEMPTIONS_CLOSED),
-            statement_ok: statements.with_label_values(&["write_batch", "ok"]),
-            statement_error: statements.with_label_values(&["write_batch", "error"]),
             halted: metrics.int_gauges(&catalogue::PARTITION_HALTED),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
         }
-    }
-
-    pub(crate) fn statement(&self, ok: bool, seconds: f64) {
-        let histogram = if ok { &self.statement_ok } else { &self.statement_error };
-        histogram.observe(seconds);
     }
 
     /// Shows that a partition of ours does not stand still for any reason.

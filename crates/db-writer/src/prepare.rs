@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use coupon_domain::accept::Accepted;
@@ -19,6 +18,8 @@ use coupon_domain::{
 use infrastructure_kafka::Reader;
 use infrastructure_postgres::batch::{IssuedCoupon, Move, OutcomeRows, has_row};
 use service_runtime::partition::{Halt, Interrupted};
+
+use crate::handover::Handover;
 
 /// How long a poll waits for the first outcome of a batch.
 const POLL: Duration = Duration::from_millis(100);
@@ -64,11 +65,11 @@ impl Batch {
 
 impl Preparer {
     /// Prepares until told to stop, or until something is in the way.
-    pub(crate) fn run(mut self, writer: &SyncSender<Prepared>, stop: &AtomicBool) {
+    pub(crate) fn run(mut self, writer: &Handover, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) && self.prepare(writer).is_continue() {}
     }
 
-    fn prepare(&mut self, writer: &SyncSender<Prepared>) -> ControlFlow<()> {
+    fn prepare(&mut self, writer: &Handover) -> ControlFlow<()> {
         let (outcomes, trouble) = self.drain();
         let mut batch = Batch::starting_at(self.watermark);
         for (outcome_offset, outcome) in outcomes {
@@ -125,7 +126,7 @@ impl Preparer {
         outcome_offset: Offset,
         outcome: Outcome,
         batch: &mut Batch,
-        writer: &SyncSender<Prepared>,
+        writer: &Handover,
     ) -> ControlFlow<(), Result<(), Interrupted>> {
         if self.passes_over(outcome_offset, outcome.src_offset) {
             return ControlFlow::Continue(Ok(()));
@@ -160,7 +161,7 @@ impl Preparer {
                     self.definitions.insert(state.coupon_id, Arc::clone(&state.definition));
                     let step = self.step(before);
                     let outcome = Box::new((src_offset, appended_at, *command, state));
-                    hand_over(writer, Prepared::Command { step, outcome })?;
+                    writer.give(Prepared::Command { step, outcome })?;
                 }
                 *batch = Batch::starting_at(after);
                 return ControlFlow::Continue(Ok(()));
@@ -228,14 +229,14 @@ impl Preparer {
     }
 
     /// Hands the batch over, if the watermark has moved since it began.
-    fn flush(&self, batch: &mut Batch, writer: &SyncSender<Prepared>) -> ControlFlow<()> {
+    fn flush(&self, batch: &mut Batch, writer: &Handover) -> ControlFlow<()> {
         if batch.from == self.watermark {
             return ControlFlow::Continue(());
         }
         let step = self.step(batch.from);
         let Batch { rows, appended_at_ms, copies, .. } =
             std::mem::replace(batch, Batch::starting_at(self.watermark));
-        hand_over(writer, Prepared::Outcomes { step, rows, appended_at_ms, copies })
+        writer.give(Prepared::Outcomes { step, rows, appended_at_ms, copies })
     }
 
     fn step(&self, from: OutcomeWatermark) -> Move {
@@ -247,16 +248,8 @@ fn halt(reason: HaltReason, outcome_offset: i64, detail: &dyn std::fmt::Display)
     Interrupted::Halt(Halt::new(reason, format!("the outcome at {outcome_offset}: {detail}")))
 }
 
-/// Breaks where the writer has hung up.
-fn hand_over(writer: &SyncSender<Prepared>, prepared: Prepared) -> ControlFlow<()> {
-    match writer.send(prepared) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
-    }
-}
-
 /// The last word: the writer decides what becomes of it.
-fn give_up(writer: &SyncSender<Prepared>, interrupted: Interrupted) -> ControlFlow<()> {
-    drop(writer.send(Prepared::Interrupted(interrupted)));
+fn give_up(writer: &Handover, interrupted: Interrupted) -> ControlFlow<()> {
+    writer.give(Prepared::Interrupted(interrupted))?;
     ControlFlow::Break(())
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use coupon_domain::accept::LogBounds;
@@ -13,11 +13,13 @@ use infrastructure_kafka::{Connection as KafkaConnection, Producer, Reader};
 use infrastructure_postgres::batch::{Written, write_command, write_outcomes};
 use infrastructure_postgres::progress::{self, Progress};
 use infrastructure_postgres::{Connection, PostgresError, closures, coupons};
+use service_runtime::limit::QueueByPartition;
 use service_runtime::partition::{Halt, Interrupted, PartitionJob, Worker};
 use service_runtime::{Context, Ended};
 
 use crate::config::Config;
-use crate::metrics::ServiceMetrics;
+use crate::handover::{self, Batches};
+use crate::metrics::{BEAT, LOAD_PROGRESS, OPEN, ServiceMetrics, WRITE_BATCH};
 use crate::persisted::Publisher;
 use crate::prepare::{Prepared, Preparer};
 use crate::restored::{self, Published};
@@ -30,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) context: Context<Config>,
     pub(crate) connection: KafkaConnection,
     pub(crate) producer: Producer,
+    pub(crate) handover: QueueByPartition,
     pub(crate) outcomes_topic: String,
     pub(crate) persisted_topic: String,
     pub(crate) published: Published,
@@ -45,12 +48,12 @@ impl PartitionJob for Writer {
     fn run(&self, worker: &Worker) -> Result<Infallible, Interrupted> {
         let (mut session, preparer) = Session::open(&self.0, worker)?;
         let waiting_max = self.0.context.config.write.batches_waiting_max;
-        let (sender, batches) = sync_channel(usize::try_from(waiting_max).unwrap_or(1));
+        let (handover, batches) = handover::queue(waiting_max, self.0.handover.of(worker.partition()));
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let preparing =
             self.0.context.tasks.thread(&format!("prepare-{}", worker.partition()), move || {
-                preparer.run(&sender, &stopped);
+                preparer.run(&handover, &stopped);
                 Ok(())
             })?;
         worker.is_ready();
@@ -98,8 +101,9 @@ impl<'a> Session<'a> {
     fn open(shared: &'a Shared, worker: &'a Worker) -> Result<(Self, Preparer), Interrupted> {
         let partition = worker.partition();
         let section = &shared.context.config.postgres;
-        let connecting = worker.block_on(&shared.runtime, Connection::open(section))?;
-        let mut connection = connecting.map_err(|error| interruption(shared, error))?;
+        let connecting = shared.metrics.postgres.measure(OPEN, Connection::open(section));
+        let connecting = worker.block_on(&shared.runtime, connecting)?;
+        let mut connection = connecting.map_err(interruption)?;
         // Once the connection exists: the database behind it is not put back in time while it lasts.
         let published = shared.published.read(worker, &shared.connection, &shared.persisted_topic)?;
         let opening = async {
@@ -110,10 +114,10 @@ impl<'a> Session<'a> {
             let coupons = coupons::in_partition(&mut connection, partition).await?;
             Ok((store, progress, coupons))
         };
+        let opening = shared.metrics.postgres.measure(LOAD_PROGRESS, opening);
         let opened = worker.block_on(&shared.runtime, opening)?;
-        let (store, progress, coupons) = opened.map_err(|error| interruption(shared, error))?;
+        let (store, progress, coupons) = opened.map_err(interruption)?;
         shared.metrics.redemptions_closed.set(i64::from(store.closure.is_some()));
-        shared.metrics.postgres_up.set(1);
 
         let reader = Reader::new(&shared.connection, &shared.outcomes_topic, "outcomes reader")?;
         let found = reader.bounds(partition.number())?;
@@ -162,12 +166,12 @@ impl<'a> Session<'a> {
         Ok((session, preparer))
     }
 
-    fn write_all(&mut self, batches: &Receiver<Prepared>) -> Result<Infallible, Interrupted> {
+    fn write_all(&mut self, batches: &Batches) -> Result<Infallible, Interrupted> {
         let idle = Duration::from_millis(self.shared.context.config.write.idle_interval_ms.into());
         loop {
             self.worker.turn();
             self.worker.check_stop()?;
-            match batches.recv_timeout(TURN) {
+            match batches.next_within(TURN) {
                 Ok(Prepared::Interrupted(interrupted)) => return Err(self.reconsider(interrupted)?),
                 Ok(prepared) => self.write(prepared)?,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -183,28 +187,28 @@ impl<'a> Session<'a> {
 
     fn write(&mut self, prepared: Prepared) -> Result<(), Interrupted> {
         let (shared, started) = (self.shared, Instant::now());
-        let connection = &mut self.connection;
+        let (connection, postgres) = (&mut self.connection, &shared.metrics.postgres);
         let (written, to) = match &prepared {
             Prepared::Outcomes { step, rows, .. } => {
-                (self.worker.block_on(&shared.runtime, write_outcomes(connection, step, rows))?, step.to)
+                let writing = postgres.measure(WRITE_BATCH, write_outcomes(connection, step, rows));
+                (self.worker.block_on(&shared.runtime, writing)?, step.to)
             }
             Prepared::Command { step, outcome } => {
                 let (src_offset, appended_at, command, state) = outcome.as_ref();
                 let writing = write_command(connection, step, *src_offset, *appended_at, command, state);
+                let writing = postgres.measure(WRITE_BATCH, writing);
                 (self.worker.block_on(&shared.runtime, writing)?, step.to)
             }
             Prepared::Interrupted(_) => return Ok(()),
         };
-        let seconds = started.elapsed().as_secs_f64();
-        shared.metrics.statement(written.is_ok(), seconds);
-        match written.map_err(|error| interruption(shared, error))? {
+        match written.map_err(interruption)? {
             Written::Conflict => {
                 shared.metrics.conflicts.inc();
                 let reason = "the watermark was moved by somebody else, or the database went back in time";
                 Err(Interrupted::Restart(reason.to_owned()))
             }
             Written::Committed { beat } => {
-                shared.metrics.write_seconds.observe(seconds);
+                shared.metrics.write_seconds.observe(started.elapsed().as_secs_f64());
                 self.count(&prepared);
                 self.moved(to, beat);
                 Ok(())
@@ -216,7 +220,6 @@ impl<'a> Session<'a> {
         self.watermark = watermark;
         self.beat = beat;
         self.last_activity = Instant::now();
-        self.shared.metrics.postgres_up.set(1);
         self.publish();
     }
 
@@ -265,8 +268,9 @@ impl<'a> Session<'a> {
             let beat = progress::beat(connection, partition, &watermark).await?;
             Ok((beat, closures::standing(connection.as_pooled()).await?))
         };
+        let raising = self.shared.metrics.postgres.measure(BEAT, raising);
         let raised = self.worker.block_on(&self.shared.runtime, raising)?;
-        let (beat, closure) = raised.map_err(|error| interruption(self.shared, error))?;
+        let (beat, closure) = raised.map_err(interruption)?;
         self.shared.metrics.redemptions_closed.set(i64::from(closure.is_some()));
         match beat {
             Some(beat) => {
@@ -284,10 +288,9 @@ impl<'a> Session<'a> {
         }
         let partition = self.worker.partition();
         let loading = progress::load(&mut self.connection, partition);
-        let found: Option<Progress> = self
-            .worker
-            .block_on(&self.shared.runtime, loading)?
-            .map_err(|error| interruption(self.shared, error))?;
+        let loading = self.shared.metrics.postgres.measure(LOAD_PROGRESS, loading);
+        let found: Option<Progress> =
+            self.worker.block_on(&self.shared.runtime, loading)?.map_err(interruption)?;
         match found {
             Some(progress) if progress.watermark == self.watermark => Ok(interrupted),
             _ => Ok(Interrupted::Restart("the watermark is not where it was left".to_owned())),
@@ -296,13 +299,12 @@ impl<'a> Session<'a> {
 }
 
 /// What an error of PostgreSQL means for the partition. A constraint's refusal is never skipped.
-fn interruption(shared: &Shared, error: PostgresError) -> Interrupted {
+fn interruption(error: PostgresError) -> Interrupted {
     match error {
         PostgresError::Constraint { .. } | PostgresError::Torn(_) => {
             Interrupted::Halt(Halt::new(HaltReason::Constraint, error.to_string()))
         }
-        PostgresError::Unreachable(_) | PostgresError::Schema(_) => {
-            shared.metrics.postgres_up.set(0);
+        PostgresError::Unreachable(_) | PostgresError::Timeout(_) | PostgresError::Schema(_) => {
             Interrupted::Wait(error.to_string())
         }
     }

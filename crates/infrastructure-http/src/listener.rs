@@ -18,6 +18,8 @@ use crate::problem::{Code, Problem};
 
 /// Nobody has asked for so long: nobody who keeps a connection busy is left.
 const QUIET: Duration = Duration::from_millis(250);
+/// Stands for the route of requests that match none.
+const NO_ROUTE: &str = "none";
 
 /// The `http` section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -120,6 +122,15 @@ impl Farewell {
     }
 }
 
+/// These routes will be served: their series begin, and those of requests that match none.
+pub fn serves(request_seconds: &HistogramVec, paths: impl Iterator<Item = &'static str>) {
+    for path in paths.chain([NO_ROUTE]) {
+        for status in ["2xx", "4xx", "429", "5xx"] {
+            drop(request_seconds.with_label_values(&[path, status]));
+        }
+    }
+}
+
 /// Binds and prepares a server whose routes `configure` adds. Requests that match none get a 404 problem, bodies that cannot be read a
 /// 400 one. It is stopped through its handle, not by signals, and after `farewell` was said; requests under way then get `drain` to finish.
 ///
@@ -180,7 +191,7 @@ pub fn serve(
 
 /// The route's pattern, never the path: paths are without number.
 fn route(request: &ServiceRequest) -> String {
-    request.match_pattern().unwrap_or_else(|| "none".to_owned())
+    request.match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned())
 }
 
 fn status_class(status: StatusCode) -> &'static str {

@@ -259,6 +259,11 @@ impl Document {
         self
     }
 
+    /// The patterns of all routes, its own included.
+    pub fn paths(&self) -> impl Iterator<Item = &'static str> {
+        self.routes.iter().map(|route| route.path)
+    }
+
     /// Names that stand for different schemas in different routes: only one of them would be described, so there must be none.
     #[must_use]
     pub fn clashing_schemas(&self) -> BTreeSet<String> {

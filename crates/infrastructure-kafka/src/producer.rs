@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use prometheus::IntCounter;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
@@ -14,6 +15,9 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 
 use crate::client::{Connection, KafkaError, Observer};
+
+/// Most records of [`ProducerPurpose::Outcomes`] waiting for their acknowledgement; a batch that would go beyond waits for room.
+pub const OUTCOMES_QUEUE_MESSAGES_MAX: u32 = 200_000;
 
 /// What a producer is for decides how long it insists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +181,8 @@ impl ProducerContext for Delivery {
 pub struct Producer {
     inner: Arc<ThreadedProducer<Delivery>>,
     connection: Connection,
+    messages_max: u32,
+    full: Option<IntCounter>,
 }
 
 impl Producer {
@@ -201,7 +207,7 @@ impl Producer {
             ProducerPurpose::Outcomes => config
                 // A batch is produced in one go and awaited: whatever is there is sent at once.
                 .set("linger.ms", "0")
-                .set("queue.buffering.max.messages", "200000")
+                .set("queue.buffering.max.messages", OUTCOMES_QUEUE_MESSAGES_MAX.to_string())
                 // A timed-out record would leave a gap even with idempotence: never time out, and make any gap fatal.
                 .set("message.timeout.ms", "0")
                 .set("enable.gapless.guarantee", "true"),
@@ -213,7 +219,24 @@ impl Producer {
         let inner = config
             .create_with_context(context)
             .map_err(|error| KafkaError::Fatal(format!("producer settings: {error}")))?;
-        Ok(Self { inner: Arc::new(inner), connection: connection.clone() })
+        let messages_max = match purpose {
+            ProducerPurpose::Claims => section.queue_messages_max,
+            ProducerPurpose::Outcomes => OUTCOMES_QUEUE_MESSAGES_MAX,
+        };
+        Ok(Self { inner: Arc::new(inner), connection: connection.clone(), messages_max, full: None })
+    }
+
+    /// Counts the records that met a full queue.
+    #[must_use]
+    pub fn counting_full(mut self, full: IntCounter) -> Self {
+        self.full = Some(full);
+        self
+    }
+
+    /// How many records may wait for their acknowledgement.
+    #[must_use]
+    pub fn messages_max(&self) -> u32 {
+        self.messages_max
     }
 
     /// Appends a record and awaits its acknowledgement.
@@ -246,7 +269,18 @@ impl Producer {
     }
 
     fn enqueue(&self, record: NewRecord<'_>, slot: Slot) -> Result<(), AppendError> {
-        self.try_enqueue(record, Box::new(slot)).map_err(|(error, _)| error)
+        self.try_enqueue(record, Box::new(slot)).map_err(|(error, _)| {
+            if matches!(error, AppendError::QueueFull) {
+                self.was_full();
+            }
+            error
+        })
+    }
+
+    fn was_full(&self) {
+        if let Some(full) = &self.full {
+            full.inc();
+        }
     }
 
     fn try_enqueue(&self, record: NewRecord<'_>, slot: Box<Slot>) -> Result<(), (AppendError, Box<Slot>)> {
@@ -297,11 +331,15 @@ impl Batch<'_> {
         }
         self.state.counts.lock().sent += 1;
         let mut slot = Box::new(Slot::Batch(Arc::clone(&self.state)));
+        let mut has_waited = false;
         loop {
             match self.producer.try_enqueue(record, slot) {
                 Ok(()) => return Ok(()),
                 Err((AppendError::QueueFull, returned)) => {
                     slot = returned;
+                    if !std::mem::replace(&mut has_waited, true) {
+                        self.producer.was_full();
+                    }
                     on_wait();
                     std::thread::park_timeout(Duration::from_millis(20));
                 }

@@ -56,6 +56,9 @@ pub enum PostgresError {
     /// Away, in recovery, too slow: try again, with a new connection.
     #[error("PostgreSQL did not answer: {0}")]
     Unreachable(String),
+    /// Too slow: as [`PostgresError::Unreachable`].
+    #[error("PostgreSQL did not answer in time: {0}")]
+    Timeout(String),
     /// A UNIQUE or CHECK constraint says no: the log and the tables disagree, and nobody may decide which is right but a
     /// person.
     #[error("PostgreSQL's constraint {constraint} refuses: {message}")]
@@ -71,6 +74,33 @@ pub enum PostgresError {
     /// Rows that do not fit each other or their types.
     #[error("PostgreSQL holds what cannot be: {0}")]
     Torn(String),
+}
+
+impl PostgresError {
+    /// How requests end, as the metrics say it.
+    pub const RESULTS: [&str; 3] = ["ok", "timeout", "error"];
+
+    /// How this request ended, as the metrics say it.
+    #[must_use]
+    pub fn result<T>(result: &Result<T, Self>) -> &'static str {
+        match result {
+            Ok(_) => "ok",
+            Err(Self::Timeout(_)) => "timeout",
+            Err(_) => "error",
+        }
+    }
+
+    /// True where nothing was learned: nobody answered, or not with tables that this release works with.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        self.is_passing() || matches!(self, Self::Schema(_))
+    }
+
+    /// True where another connection may do better.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Timeout(_))
+    }
 }
 
 impl From<DieselError> for PostgresError {
@@ -91,6 +121,12 @@ impl From<DieselError> for PostgresError {
                 if information.message().contains("does not exist") =>
             {
                 Self::Schema(format!("{}: run `couponctl migrate`", information.message()))
+            }
+            // PostgreSQL's `statement_timeout` (57014), which has no kind of its own.
+            DieselError::DatabaseError(_, ref information)
+                if information.message().contains("statement timeout") =>
+            {
+                Self::Timeout(information.message().to_owned())
             }
             other => Self::Unreachable(other.to_string()),
         }
@@ -113,7 +149,7 @@ impl Connection {
     /// server's default.
     ///
     /// # Errors
-    /// [`PostgresError::Unreachable`].
+    /// [`PostgresError::Unreachable`] or [`PostgresError::Timeout`].
     pub async fn open(section: &PostgresSection) -> Result<Self, PostgresError> {
         let url = section.url.as_deref().unwrap_or_default();
         let patience = Duration::from_millis(section.connect_timeout_ms.into());
@@ -124,7 +160,7 @@ impl Connection {
         };
         tokio::time::timeout(patience, connecting)
             .await
-            .unwrap_or_else(|_| Err(PostgresError::Unreachable(format!("no connection within {patience:?}"))))
+            .unwrap_or_else(|_| Err(PostgresError::Timeout(format!("no connection within {patience:?}"))))
     }
 
     /// For what is asked on a connection of one's own and on a pool's alike.
@@ -203,14 +239,14 @@ impl Pool {
             let mut lent = Lent(Some(object));
             let Some(connection) = &mut lent.0 else { unreachable!("it was lent just now") };
             let result = work(connection, connected_at).await;
-            if !matches!(result, Err(PostgresError::Unreachable(_))) {
+            if !result.as_ref().is_err_and(PostgresError::is_passing) {
                 lent.give_back();
             }
             result
         };
-        tokio::time::timeout(self.patience, running).await.unwrap_or_else(|_| {
-            Err(PostgresError::Unreachable(format!("no answer within {:?}", self.patience)))
-        })
+        tokio::time::timeout(self.patience, running)
+            .await
+            .unwrap_or_else(|_| Err(PostgresError::Timeout(format!("no answer within {:?}", self.patience))))
     }
 
     /// How many connections are in use, and how many there may be.

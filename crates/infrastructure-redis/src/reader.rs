@@ -8,7 +8,7 @@ use coupon_domain::{ClaimAnswer, ClaimId, Round};
 use crate::config::RedisSection;
 use crate::connection::{Connection, RedisError};
 use crate::keys::Keys;
-use crate::metrics::RedisMetrics;
+use crate::metrics::{GET_CLAIM, PREFILTER, RedisMetrics};
 use crate::value;
 
 /// What the view says to a user who presses the button.
@@ -64,7 +64,7 @@ impl ViewReader {
         }
         type Found = ((Option<String>, Option<String>), Vec<Option<Vec<u8>>>);
         let ((watermark, round), values): Found =
-            self.connection.run("prefilter", async |manager| transaction.query_async(manager).await).await?;
+            self.connection.run(PREFILTER, async |manager| transaction.query_async(manager).await).await?;
         Ok(Prefilter {
             answers: values.iter().flatten().filter_map(|value| value::decode(value)).collect(),
             watermark: watermark.and_then(|text| text.parse().ok()),
@@ -81,7 +81,7 @@ impl ViewReader {
         let get = async |manager: &mut redis::aio::ConnectionManager| {
             redis::cmd("GET").arg(key).query_async::<Option<Vec<u8>>>(manager).await
         };
-        let found = self.connection.run("get_claim", get).await?;
+        let found = self.connection.run(GET_CLAIM, get).await?;
         Ok(found.as_deref().and_then(value::decode))
     }
 }

@@ -9,7 +9,7 @@ use redis::Script;
 use crate::config::RedisSection;
 use crate::connection::{Connection, RedisError};
 use crate::keys::Keys;
-use crate::metrics::RedisMetrics;
+use crate::metrics::{RedisMetrics, WRITE_VIEW};
 use crate::value;
 
 /// Most claims in one script: Lua's stack takes about 8,000 values, and a script holds up everybody else's request while
@@ -111,7 +111,7 @@ impl ViewWriter {
         let run = async |manager: &mut redis::aio::ConnectionManager| {
             invocation.invoke_async::<(i64, Option<String>)>(manager).await
         };
-        match self.connection.run("write_view", run).await {
+        match self.connection.run(WRITE_VIEW, run).await {
             Ok((1, _)) => Reply::Written,
             Ok((_, found)) => Reply::Found(found.and_then(|text| text.parse().ok())),
             Err(error) => {

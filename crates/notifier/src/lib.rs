@@ -87,9 +87,11 @@ impl Service for Notifier {
             &waiters,
             &metrics,
         )?;
+        let pool = Pool::new(&config.postgres).map_err(fatal)?;
+        limits.pool(&pool);
         let stores = Stores {
             view: ViewReader::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
-            pool: Pool::new(&config.postgres).map_err(fatal)?,
+            pool,
             metrics: Arc::clone(&metrics),
         };
         let follower =

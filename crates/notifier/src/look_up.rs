@@ -1,14 +1,13 @@
 //! Looking a claim up in the stores. Redis is asked first; PostgreSQL also where Redis has nothing final, since the view may lag.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use coupon_domain::{ClaimAnswer, ClaimId, Offset};
 use infrastructure_postgres::look_up::{self, IssuedCoupon, LookedUp};
 use infrastructure_postgres::{Pool, PostgresError};
 use infrastructure_redis::ViewReader;
 
-use crate::metrics::ServiceMetrics;
+use crate::metrics::{LOOK_UP_CLAIM, ServiceMetrics};
 
 /// What the stores say at one moment.
 #[derive(Clone, Debug, Default)]
@@ -61,11 +60,8 @@ impl Stores {
     }
 
     async fn ask_postgres(&self, claim_id: &ClaimId) -> Result<LookedUp, PostgresError> {
-        let started = Instant::now();
-        let result = self.pool.run(async |connection| look_up::claim(connection, claim_id).await).await;
-        let label = if result.is_ok() { "ok" } else { "error" };
-        self.metrics.postgres(label, started.elapsed().as_secs_f64());
-        result
+        let looking = self.pool.run(async |connection| look_up::claim(connection, claim_id).await);
+        self.metrics.postgres.measure(LOOK_UP_CLAIM, looking).await
     }
 }
 

@@ -1,10 +1,18 @@
 //! What the service measures.
 
 use coupon_domain::{HaltReason, Partition};
+use infrastructure_http::listener;
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
-use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use infrastructure_redis::metrics::GET_CLAIM;
+use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
+use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
+
+use crate::openapi;
+
+/// What is asked of PostgreSQL.
+pub(crate) const LOOK_UP_CLAIM: &str = "look_up_claim";
 
 /// The events of a stream.
 pub(crate) const EVENTS: [&str; 4] = ["position", "decided", "persisted", "end"];
@@ -19,8 +27,7 @@ pub(crate) struct ServiceMetrics {
     pub(crate) request_seconds: HistogramVec,
     pub(crate) told_by_stream_seconds: Histogram,
     pub(crate) told_by_wait_seconds: Histogram,
-    postgres_up: IntGauge,
-    postgres_seconds: HistogramVec,
+    pub(crate) postgres: PostgresRequests,
     stream_seconds: HistogramVec,
     events: IntCounterVec,
     halted: IntGaugeVec,
@@ -41,14 +48,15 @@ impl ServiceMetrics {
         for reason in STREAM_ENDS {
             drop(stream_seconds.with_label_values(&[reason]));
         }
+        let request_seconds = metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS);
+        listener::serves(&request_seconds, openapi::claims().paths());
         Self {
             kafka: metrics::kafka(metrics, &up),
-            redis: metrics::redis(metrics, &up),
-            request_seconds: metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS),
+            redis: metrics::redis(metrics, &up, &[GET_CLAIM]),
+            request_seconds,
             told_by_stream_seconds: told.with_label_values(&["sse"]),
             told_by_wait_seconds: told.with_label_values(&["wait"]),
-            postgres_up: up.with_label_values(&["postgres"]),
-            postgres_seconds: metrics.histograms(&catalogue::POSTGRES_SECONDS),
+            postgres: PostgresRequests::new(metrics, &up, &[LOOK_UP_CLAIM]),
             stream_seconds,
             halted: metrics.int_gauges(&catalogue::PARTITION_HALTED),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
@@ -66,11 +74,6 @@ impl ServiceMetrics {
 
     pub(crate) fn stream_ended(&self, reason: &str, seconds: f64) {
         self.stream_seconds.with_label_values(&[reason]).observe(seconds);
-    }
-
-    pub(crate) fn postgres(&self, result: &str, seconds: f64) {
-        self.postgres_up.set(i64::from(result == "ok"));
-        self.postgres_seconds.with_label_values(&["look_up_claim", result]).observe(seconds);
     }
 
     /// Shows that a partition's tail does not stand still for any reason.

@@ -149,9 +149,9 @@ catalogue! {
     START_TIMESTAMP_SECONDS = "start_timestamp_seconds" Gauge, [], "GSWNR", "When the process started, in seconds since the epoch";
     LOOP_TURN_TIMESTAMP_SECONDS = "loop_turn_timestamp_seconds" Gauge, ["loop"], "GSWNR", "When a loop last turned, in seconds since the epoch: what /livez reads";
     DEPENDENCY_UP = "dependency_up" Gauge, ["dependency"], "GSWNR", "1 where the dependency (kafka, redis, postgres) answered last time";
-    QUEUE_DEPTH = "queue_depth" Gauge, ["queue"], "GN", "What is waiting in a bounded queue";
-    QUEUE_LIMIT = "queue_limit" Gauge, ["queue"], "GN", "How much may wait in it";
-    LIMIT_HITS_TOTAL = "limit_hits_total" Counter, ["limit"], "GSN", "Requests answered 429 or 503, and work held back, because of a named limit";
+    QUEUE_DEPTH = "queue_depth" Gauge, ["queue"], "GSWN", "What is waiting in a bounded queue; of queues by partition, in the fullest";
+    QUEUE_LIMIT = "queue_limit" Gauge, ["queue"], "GSWN", "How much may wait in it";
+    LIMIT_HITS_TOTAL = "limit_hits_total" Counter, ["limit"], "GSWN", "Requests answered 429 or 503, and work held back, because of a named limit";
     KAFKA_DELIVERY_SECONDS = "kafka_delivery_seconds" Histogram(Request), ["topic", "result"], "GSW", "From producing a record or a batch to its delivery report: acked, refused, unknown";
     KAFKA_BROKER_RTT_SECONDS = "kafka_broker_rtt_seconds" Gauge, ["broker", "quantile"], "GSWNR", "Round trips to a broker in librdkafka's last statistics: p50, p99";
     KAFKA_BROKER_ERRORS_TOTAL = "kafka_broker_errors_total" Counter, ["broker", "kind"], "GSWNR", "Errors in librdkafka's statistics: tx, rx, timeout, retry";
@@ -173,7 +173,7 @@ catalogue! {
     CLAIM_TO_TOLD_SECONDS = "claim_to_told_seconds" Histogram(Journey), ["channel"], "N", "From a claim's append time to telling a client that was already waiting: sse, wait";
     ROWS_WRITTEN_TOTAL = "rows_written_total" Counter, ["table"], "W", "Rows written";
     WRITER_SKIPS_TOTAL = "writer_skips_total" Counter, ["reason"], "W", "Outcomes skipped as copies (duplicate), and batches that found the watermark moved (conflict)";
-    POSTGRES_SECONDS = "postgres_seconds" Histogram(Request), ["operation", "result"], "GWN", "Requests to PostgreSQL: ok, timeout, error";
+    POSTGRES_SECONDS = "postgres_seconds" Histogram(Request), ["operation", "result"], "GSWN", "Requests to PostgreSQL: ok, timeout, error";
     REDIS_SECONDS = "redis_seconds" Histogram(Request), ["operation", "result"], "GSN", "Requests to Redis: ok, timeout, error";
     SSE_EVENTS_TOTAL = "sse_events_total" Counter, ["event", "result"], "N", "Events of streams (position, decided, persisted, end): sent, or dropped because the client had gone";
     SSE_STREAM_SECONDS = "sse_stream_seconds" Histogram(Journey), ["reason"], "N", "Life of a stream, by how it ended: end, client, shutdown";

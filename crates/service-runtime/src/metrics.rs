@@ -1,9 +1,15 @@
 //! The process's metrics: collectors made from the catalogue, and their text for Prometheus.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use infrastructure_postgres::PostgresError;
 
 use crate::catalogue::{self, Kind, Metric};
 
@@ -12,13 +18,17 @@ use crate::catalogue::{self, Kind, Metric};
 pub struct Metrics {
     registry: Registry,
     service: &'static str,
+    before_text: Arc<Mutex<Vec<Look>>>,
 }
+
+/// Brings gauges up to date.
+type Look = Box<dyn Fn() + Send + Sync>;
 
 impl Metrics {
     /// The metrics of a service, with those of its process.
     #[must_use]
     pub fn new(service: &'static str) -> Self {
-        let metrics = Self { registry: Registry::new(), service };
+        let metrics = Self { registry: Registry::new(), service, before_text: Arc::default() };
         metrics.register("process", prometheus::process_collector::ProcessCollector::for_self());
         metrics.int_gauges(&catalogue::BUILD_INFO).with_label_values(&[crate::RELEASE]).set(1);
         metrics
@@ -72,9 +82,17 @@ impl Metrics {
         self.add(metric, HistogramVec::new(self.histogram_options(metric), metric.labels))
     }
 
+    /// Lets `look` bring gauges up to date each time somebody reads them. It must be quick and wait for nothing.
+    pub fn before_text(&self, look: impl Fn() + Send + Sync + 'static) {
+        self.before_text.lock().push(Box::new(look));
+    }
+
     /// Everything, as Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
+        for look in self.before_text.lock().iter() {
+            look();
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
@@ -135,12 +153,63 @@ pub fn kafka_reader(metrics: &Metrics, dependency_up: &IntGaugeVec) -> infrastru
     }
 }
 
-/// The collectors that Redis connections fill.
+/// The collectors that Redis connections fill which do these operations.
 #[must_use]
-pub fn redis(metrics: &Metrics, dependency_up: &IntGaugeVec) -> infrastructure_redis::RedisMetrics {
-    infrastructure_redis::RedisMetrics {
+pub fn redis(
+    metrics: &Metrics,
+    dependency_up: &IntGaugeVec,
+    operations: &[&str],
+) -> infrastructure_redis::RedisMetrics {
+    let redis = infrastructure_redis::RedisMetrics {
         request_seconds: metrics.histograms(&catalogue::REDIS_SECONDS),
         up: dependency_up.with_label_values(&["redis"]),
+    };
+    for operation in operations {
+        redis.asks(operation);
+    }
+    redis
+}
+
+/// Requests to PostgreSQL: how long they take, and whether it answered last time.
+#[derive(Clone)]
+pub struct PostgresRequests {
+    seconds: HistogramVec,
+    up: IntGauge,
+}
+
+impl PostgresRequests {
+    /// The collectors of a process that does these operations.
+    #[must_use]
+    pub fn new(metrics: &Metrics, dependency_up: &IntGaugeVec, operations: &[&str]) -> Self {
+        let seconds = metrics.histograms(&catalogue::POSTGRES_SECONDS);
+        for operation in operations {
+            for result in PostgresError::RESULTS {
+                drop(seconds.with_label_values(&[*operation, result]));
+            }
+        }
+        Self { seconds, up: dependency_up.with_label_values(&["postgres"]) }
+    }
+
+    /// An operation came to this result.
+    pub fn observe<T>(&self, operation: &str, seconds: f64, result: &Result<T, PostgresError>) {
+        self.up.set(i64::from(!result.as_ref().is_err_and(PostgresError::is_loss)));
+        let labels = [operation, PostgresError::result(result)];
+        self.seconds.with_label_values(&labels).observe(seconds);
+    }
+
+    /// Measures work.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn measure<T>(
+        &self,
+        operation: &str,
+        work: impl Future<Output = Result<T, PostgresError>>,
+    ) -> Result<T, PostgresError> {
+        let started = Instant::now();
+        let result = work.await;
+        self.observe(operation, started.elapsed().as_secs_f64(), &result);
+        result
     }
 }
 

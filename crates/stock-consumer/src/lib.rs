@@ -19,7 +19,7 @@ use std::sync::Arc;
 use infrastructure_kafka::{Connection, DeadLetterWriter, Membership, Producer, ProducerPurpose, Topic};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
 use service_runtime::partition::{self, PartitionWorkers};
-use service_runtime::{Context, Ended, Service, preflight};
+use service_runtime::{Context, Ended, Limits, Service, preflight};
 
 pub use config::Config;
 
@@ -47,7 +47,9 @@ impl Service for StockConsumer {
             return Ok(());
         }
         let layout = config.kafka.layout(production);
+        let limits = Limits::new(&context.metrics);
         let producer = Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?;
+        let producer = limits.producer(producer);
         let claims_topic = layout.name(Topic::Claims);
         let produced = [Topic::Outcomes, Topic::State, Topic::DeadLetters].map(|topic| layout.name(topic));
         metrics.topics(&claims_topic, &produced.each_ref().map(String::as_str));
@@ -64,6 +66,7 @@ impl Service for StockConsumer {
             state_topic: layout.name(Topic::State),
             view_writer: ViewWriter::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
             view_maintenance: ViewMaintenance::new(&config.redis).map_err(fatal)?,
+            view_deferrals: limits.by_partition("view_deferrals", config.decide.view_deferrals_max),
             runtime: tokio::runtime::Handle::current(),
             context: context.clone(),
             connection: connection.clone(),

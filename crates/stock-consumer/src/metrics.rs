@@ -4,8 +4,13 @@ use coupon_domain::outcome::{INVALID, InvalidReason};
 use coupon_domain::{ClaimCode, CommandCode, CouponState, HaltReason, Partition};
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use infrastructure_redis::metrics::WRITE_VIEW;
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGaugeVec};
+use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
+
+/// What is asked of PostgreSQL.
+pub(crate) const LOAD_CHECKPOINT: &str = "load_checkpoint";
 
 /// Coupons beyond the limit count together under this name.
 const OTHER: &str = "_other";
@@ -14,7 +19,7 @@ const OTHER: &str = "_other";
 pub(crate) struct ServiceMetrics {
     pub(crate) kafka: KafkaMetrics,
     pub(crate) redis: RedisMetrics,
-    pub(crate) postgres_up: IntGauge,
+    pub(crate) postgres: PostgresRequests,
     pub(crate) batch_records: Histogram,
     pub(crate) drain_seconds: Histogram,
     pub(crate) fold_seconds: Histogram,
@@ -23,7 +28,6 @@ pub(crate) struct ServiceMetrics {
     pub(crate) claim_to_decided_seconds: Histogram,
     pub(crate) view_deltas: IntCounter,
     pub(crate) view_pushes: IntCounter,
-    pub(crate) view_deferrals_dropped: IntCounter,
     pub(crate) dead_letters: IntCounterVec,
     decisions: IntCounterVec,
     halted: IntGaugeVec,
@@ -47,8 +51,8 @@ impl ServiceMetrics {
         }
         Self {
             kafka: metrics::kafka(metrics, &up),
-            redis: metrics::redis(metrics, &up),
-            postgres_up: up.with_label_values(&["postgres"]),
+            redis: metrics::redis(metrics, &up, &[WRITE_VIEW]),
+            postgres: PostgresRequests::new(metrics, &up, &[LOAD_CHECKPOINT]),
             batch_records: metrics.histogram(&catalogue::BATCH_RECORDS),
             drain_seconds: batch_seconds.with_label_values(&["drain"]),
             fold_seconds: batch_seconds.with_label_values(&["fold"]),
@@ -57,9 +61,6 @@ impl ServiceMetrics {
             claim_to_decided_seconds: metrics.histogram(&catalogue::CLAIM_TO_DECIDED_SECONDS),
             view_deltas: refreshes.with_label_values(&["delta"]),
             view_pushes: refreshes.with_label_values(&["full"]),
-            view_deferrals_dropped: metrics
-                .counters(&catalogue::LIMIT_HITS_TOTAL)
-                .with_label_values(&["view_deferrals"]),
             dead_letters: metrics.counters(&catalogue::DLQ_RECORDS_TOTAL),
             halted: metrics.int_gauges(&catalogue::PARTITION_HALTED),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),

@@ -14,6 +14,7 @@ use infrastructure_postgres::{Connection, PostgresError, checkpoint};
 use service_runtime::partition::{Halt, Interrupted};
 
 use crate::decode::decode;
+use crate::metrics::LOAD_CHECKPOINT;
 use crate::worker::Desk;
 
 /// Records that are looked at between two turns of the loop.
@@ -87,15 +88,11 @@ fn load_checkpoint(desk: Desk<'_>) -> Result<(Stored, Option<Checkpoint>), Inter
         let mut connection = Connection::open(&section).await?;
         checkpoint::load(&mut connection, partition).await
     };
-    let loaded = desk.worker.block_on(&desk.shared.runtime, loading)?;
-    let up = &desk.shared.metrics.postgres_up;
+    let measured = desk.shared.metrics.postgres.measure(LOAD_CHECKPOINT, loading);
+    let loaded = desk.worker.block_on(&desk.shared.runtime, measured)?;
     match loaded {
-        Ok(None) => {
-            up.set(1);
-            Ok((Stored::Nothing, None))
-        }
+        Ok(None) => Ok((Stored::Nothing, None)),
         Ok(Some(stored)) => {
-            up.set(1);
             let progress = Stored::Progress {
                 watermark: stored.progress.watermark,
                 last_record: stored.progress.last_record,
@@ -104,7 +101,6 @@ fn load_checkpoint(desk: Desk<'_>) -> Result<(Stored, Option<Checkpoint>), Inter
         }
         Err(PostgresError::Torn(problem)) => Err(Halt::new(HaltReason::Constraint, problem).into()),
         Err(error) => {
-            up.set(0);
             tracing::warn!(%partition, "going on without a checkpoint: {error}");
             Ok((Stored::Unreachable, None))
         }

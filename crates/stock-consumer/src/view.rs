@@ -14,6 +14,7 @@ use coupon_domain::{ClaimAnswer, CouponId, CouponStatus, Ledger, Offset, Partiti
 use infrastructure_redis::writer::CLAIMS_PER_SCRIPT_MAX;
 use infrastructure_redis::{CouponCounts, ViewWrite};
 use parking_lot::Mutex;
+use service_runtime::limit::QueueDepth;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -29,9 +30,9 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 pub(crate) struct View {
     board: Arc<Board>,
     deferrals_max: usize,
+    deferrals: Arc<QueueDepth>,
     refresh_interval: Duration,
     refreshed: Instant,
-    shared: Arc<Shared>,
     _end_with_the_line: DropGuard,
 }
 
@@ -69,11 +70,13 @@ impl View {
         let shared = Arc::clone(desk.shared);
         let config = &shared.context.config.decide;
         let (board, end) = (Arc::<Board>::default(), CancellationToken::new());
+        let deferrals = Arc::new(shared.view_deferrals.of(desk.partition()));
         let task = Task {
             syncs: HashMap::new(),
             board: Arc::clone(&board),
             partition: desk.partition(),
             shared: Arc::clone(&shared),
+            deferrals: Arc::clone(&deferrals),
             ledger,
         };
         let ended = end.clone();
@@ -87,9 +90,9 @@ impl View {
         Self {
             board,
             deferrals_max: usize::try_from(config.view_deferrals_max).unwrap_or(0),
+            deferrals,
             refresh_interval: Duration::from_millis(config.refresh_interval_ms.into()),
             refreshed: Instant::now(),
-            shared: Arc::clone(&shared),
             _end_with_the_line: end.drop_guard(),
         }
     }
@@ -104,8 +107,9 @@ impl View {
         wanted.deferrals.extend(deferrals);
         while wanted.deferrals.len() > self.deferrals_max {
             wanted.deferrals.pop_front();
-            self.shared.metrics.view_deferrals_dropped.inc();
+            self.deferrals.was_full();
         }
+        self.deferrals.set(wanted.deferrals.len());
         drop(wanted);
         self.board.changed.notify_one();
     }
@@ -158,6 +162,7 @@ struct Task {
     partition: Partition,
     ledger: Arc<Mutex<Ledger>>,
     board: Arc<Board>,
+    deferrals: Arc<QueueDepth>,
     syncs: HashMap<CouponId, Known>,
 }
 
@@ -204,6 +209,7 @@ impl Task {
         for answer in wanted.deferrals.drain(..) {
             deferrals.entry(answer.claim_id.coupon_id).or_default().push(answer);
         }
+        self.deferrals.set(0);
         let targets = wanted.coupons.iter().map(|(coupon_id, target)| (*coupon_id, *target)).collect();
         Work { next_src: wanted.next_src, targets, deferrals, retired: std::mem::take(&mut wanted.retired) }
     }

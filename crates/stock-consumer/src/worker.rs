@@ -7,6 +7,7 @@ use coupon_domain::{HaltReason, Partition};
 use infrastructure_kafka::{Connection, DeadLetterWriter, Producer};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
 use service_runtime::Context;
+use service_runtime::limit::QueueByPartition;
 use service_runtime::partition::{Interrupted, PartitionJob, Worker};
 
 use crate::config::Config;
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) state_topic: String,
     pub(crate) view_writer: ViewWriter,
     pub(crate) view_maintenance: ViewMaintenance,
+    pub(crate) view_deferrals: QueueByPartition,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) metrics: ServiceMetrics,
 }
