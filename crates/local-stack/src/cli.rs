@@ -121,6 +121,9 @@ struct UpArguments {
     /// Take the services' binaries as they are.
     #[arg(long)]
     no_build: bool,
+    /// Servers that speak TLS and nothing else, with throw-away certificates and a password; `env` tells what their clients need.
+    #[arg(long)]
+    tls: bool,
     /// PostgreSQL does not wait for the disk: faster, but a power cut may lose everything.
     #[arg(long)]
     no_sync: bool,
@@ -163,6 +166,7 @@ impl UpArguments {
         let servers = self.external.options();
         UpOptions {
             bind: self.bind,
+            encrypted: self.tls,
             release: self.release,
             services: !self.no_services,
             build: !self.no_build,

@@ -10,6 +10,7 @@ use crate::account::Account;
 use crate::cargo_build::{BuildProfile, binary};
 use crate::command;
 use crate::credentials::Credentials;
+use crate::encryption::Encryption;
 use crate::environment;
 use crate::error::Error;
 use crate::launch::Lifetime;
@@ -27,6 +28,8 @@ pub struct Deployment {
     pub kafka_bootstrap: String,
     /// URL of Redis.
     pub redis_url: String,
+    /// What there is to know beside addresses, where the servers speak TLS.
+    pub encryption: Option<Encryption>,
     /// Prefixes, database, number of partitions.
     pub namespace: Namespace,
     /// Secrets of tokens and claim ids.
@@ -47,6 +50,7 @@ impl Deployment {
         Self {
             kafka_bootstrap: servers.kafka_bootstrap().to_owned(),
             redis_url: servers.redis_url().to_owned(),
+            encryption: servers.encryption().cloned(),
             log_directory: servers.log_directory().join(&namespace.name),
             namespace,
             credentials: Credentials::random(),
@@ -99,6 +103,9 @@ impl Deployment {
             .env("JWT_AUDIENCE", &self.credentials.jwt_audience)
             .env("ADMIN_JWT_AUDIENCE", &self.credentials.admin_jwt_audience)
             .args(arguments);
+        for (name, value) in self.encryption.iter().flat_map(Encryption::settings) {
+            couponctl.env(format!("FIRSTCOME__{name}"), value);
+        }
         for variable in withheld {
             couponctl.env_remove(variable);
         }

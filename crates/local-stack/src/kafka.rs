@@ -13,6 +13,7 @@ use rand::RngExt;
 use crate::account::Account;
 use crate::address;
 use crate::command;
+use crate::encryption::{USER, write_secret};
 use crate::environment;
 use crate::error::Error;
 use crate::install;
@@ -36,9 +37,9 @@ pub(crate) fn start(hosting: &Hosting, libraries: &Path) -> Result<Server, Error
     let properties = folder.join("server.properties");
     let logging = folder.join("log4j2.properties");
     let data = folder.join("log");
-    write_file(&properties, &settings::server(hosting, &data, broker.port(), controller.port()))?;
+    write_secret(&properties, &settings::server(hosting, &data, broker.port(), controller.port()))?;
     write_file(&logging, settings::LOGGING)?;
-    format_once(&java, libraries, &folder, &properties, &logging)?;
+    format_once(&java, libraries, &folder, &properties, &logging, &hosting.password)?;
 
     let address = address::endpoint(hosting.bind, broker.port());
     let mut arguments: Vec<OsString> = settings::JVM.map(OsString::from).into();
@@ -54,7 +55,8 @@ pub(crate) fn start(hosting: &Hosting, libraries: &Path) -> Result<Server, Error
         log: hosting.log.clone(),
         stop_request: StopRequest::Terminate,
     };
-    let ready = Box::new(move || handshake::ask(address));
+    let encryption = hosting.encryption.clone();
+    let ready = Box::new(move || handshake::ask(address, encryption.as_ref()));
     Server::start(address.to_string(), vec![broker, controller], launch, STOP_DEADLINE, ready)
 }
 
@@ -80,6 +82,7 @@ fn format_once(
     folder: &Path,
     properties: &Path,
     logging: &Path,
+    password: &str,
 ) -> Result<(), Error> {
     let marker = folder.join("formatted");
     if marker.exists() {
@@ -92,6 +95,10 @@ fn format_once(
         .args(class_path(libraries, logging))
         .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", &random_cluster_id(), "-c"])
         .arg(properties);
+    // Always, so that the same data can be used with encryption later; nobody is asked for it in the open.
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        tool.arg("--add-scram").arg(format!("{mechanism}=[name={USER},password={password}]"));
+    }
     command::capture(&mut tool, "formatting Kafka's data directory", command::SHORT * 2)?;
     write_file(&marker, "")
 }

@@ -4,7 +4,6 @@ use url::Url;
 
 use crate::credentials::random_text;
 use crate::error::Error;
-use crate::postgres::run_sql;
 use crate::servers::Servers;
 
 /// Creates the roles that services use in production.
@@ -43,7 +42,7 @@ impl Namespace {
             let message = format!("namespace {name:?}: lower-case letters and digits only, a letter first");
             return Err(Error::Usage(message));
         }
-        create_database(servers.database_url(), name)?;
+        create_database(servers, name)?;
         Ok(Self {
             name: name.to_owned(),
             topic_prefix: format!("{name}."),
@@ -66,19 +65,20 @@ impl Namespace {
     /// Drops the namespace's database, whoever is connected to it. Topics and keys stay; they go with the servers.
     pub fn drop_database(&self, servers: &Servers) -> Result<(), Error> {
         let sql = format!("drop database if exists \"{}\" with (force)", self.name);
-        run_sql(servers.database_url(), &sql).map(|_| ())
+        servers.run_sql(servers.database_url(), &sql).map(|_| ())
     }
 }
 
 /// Creates the database for the role that owns the schema, and the roles before it.
-fn create_database(maintenance_url: &str, name: &str) -> Result<(), Error> {
+fn create_database(servers: &Servers, name: &str) -> Result<(), Error> {
+    let maintenance_url = servers.database_url();
     let look = format!("select 1 from pg_database where datname = '{name}'");
-    let found = run_sql(maintenance_url, &format!("{}; {look}", roles(maintenance_url)?))?;
+    let found = servers.run_sql(maintenance_url, &format!("{}; {look}", roles(maintenance_url)?))?;
     if found.trim() == "1" {
         return Ok(());
     }
     let sql = format!("create database \"{name}\" template template0 owner {OWNER}");
-    run_sql(maintenance_url, &sql).map(|_| ())
+    servers.run_sql(maintenance_url, &sql).map(|_| ())
 }
 
 /// The services' roles, as in production; here they log in themselves, with the administrator's password.

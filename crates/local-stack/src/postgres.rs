@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::account::Account;
 use crate::address;
 use crate::command;
+use crate::encryption::Encryption;
 use crate::environment;
 use crate::error::Error;
 use crate::install;
@@ -58,7 +59,8 @@ pub(crate) fn start(hosting: &Hosting, sync: bool) -> Result<Server, Error> {
         log: hosting.log.clone(),
         stop_request: StopRequest::Interrupt,
     };
-    let ready = Box::new(move || handshake::ask(address));
+    let encryption = hosting.encryption.clone();
+    let ready = Box::new(move || handshake::ask(address, encryption.as_ref()));
     Server::start(endpoint, vec![lease], launch, STOP_DEADLINE, ready)
 }
 
@@ -82,6 +84,10 @@ fn arguments(hosting: &Hosting, cluster: &Path, port: u16, sync: bool) -> Vec<Os
         ("fsync", on_off.to_owned()),
         ("full_page_writes", on_off.to_owned()),
     ];
+    if hosting.encryption.is_some() {
+        // Certificate and key lie in the cluster, under the names that PostgreSQL looks for.
+        settings.push(("ssl", "on".to_owned()));
+    }
     settings.extend(hosting.extra.iter().map(|(name, value)| (name.as_str(), value.clone())));
 
     let mut arguments: Vec<OsString> = vec!["-D".into(), cluster.as_os_str().to_owned()];
@@ -111,7 +117,11 @@ pub(crate) fn program_folder() -> Result<PathBuf, Error> {
 /// Runs one SQL command on the database and returns what it yields, without headings.
 ///
 /// For creating databases and looking into them from tests; it starts a `psql` each time.
-pub(crate) fn run_sql(database_url: &str, sql: &str) -> Result<String, Error> {
+pub(crate) fn run_sql(
+    database_url: &str,
+    sql: &str,
+    encryption: Option<&Encryption>,
+) -> Result<String, Error> {
     // A client suffices when the server is elsewhere.
     let psql = match environment::find_program("psql") {
         Some(program) => program,
@@ -120,6 +130,9 @@ pub(crate) fn run_sql(database_url: &str, sql: &str) -> Result<String, Error> {
     let mut command = Account::Own.command(&psql);
     environment::remove_prefixed(&mut command, &["PG"]);
     command.env("PGCONNECT_TIMEOUT", "10");
+    if let Some(encryption) = encryption {
+        command.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", encryption.ca_file());
+    }
     command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", database_url]);
     command::capture(&mut command, "psql", command::SHORT)
 }

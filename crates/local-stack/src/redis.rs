@@ -1,11 +1,13 @@
 //! Redis: Debian's `redis-server`. It is a view in this system, so it keeps nothing on disk unless told to.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::account::Account;
 use crate::address;
+use crate::encryption::{Encryption, USER};
 use crate::environment;
 use crate::error::Error;
 use crate::install;
@@ -27,9 +29,11 @@ pub(crate) fn start(hosting: &Hosting) -> Result<Server, Error> {
     write_file(&configuration, &settings(hosting, lease.port(), &folder.display().to_string()))?;
 
     let password = hosting.url_password().map(str::to_owned);
-    let endpoint = match &password {
-        Some(password) => format!("redis://:{password}@{address}"),
-        None => format!("redis://{address}"),
+    let encryption = hosting.encryption.clone();
+    let endpoint = match (&password, &encryption) {
+        (Some(password), Some(_)) => format!("rediss://{USER}:{password}@{address}"),
+        (Some(password), None) => format!("redis://:{password}@{address}"),
+        (None, _) => format!("redis://{address}"),
     };
     let launch = Launch {
         name: "redis".to_owned(),
@@ -41,15 +45,19 @@ pub(crate) fn start(hosting: &Hosting) -> Result<Server, Error> {
         log: hosting.log.clone(),
         stop_request: StopRequest::Terminate,
     };
-    let ready = Box::new(move || ping(address, password.as_deref()));
+    let ready = Box::new(move || ping(address, password.as_deref(), encryption.as_ref()));
     Server::start(endpoint, vec![lease], launch, STOP_DEADLINE, ready)
 }
 
 /// A later line wins over an earlier one, so ours come first.
 fn settings(hosting: &Hosting, port: u16, folder: &str) -> String {
-    let mut text = format!(
-        "port {port}\n\
-         bind {}\n\
+    let mut text = match &hosting.encryption {
+        None => format!("port {port}\n"),
+        Some(encryption) => tls_settings(encryption, port, &hosting.password),
+    };
+    let _ = write!(
+        text,
+        "bind {}\n\
          dir \"{folder}\"\n\
          daemonize no\n\
          save \"\"\n\
@@ -58,7 +66,7 @@ fn settings(hosting: &Hosting, port: u16, folder: &str) -> String {
         hosting.bind
     );
     // Redis refuses other machines as long as it has no password.
-    if let Some(password) = hosting.url_password() {
+    if let (Some(password), None) = (hosting.url_password(), &hosting.encryption) {
         let _ = writeln!(text, "requirepass {password}");
     }
     for (name, value) in &hosting.extra {
@@ -67,14 +75,45 @@ fn settings(hosting: &Hosting, port: u16, folder: &str) -> String {
     text
 }
 
+/// One port, through TLS, for one user.
+fn tls_settings(encryption: &Encryption, port: u16, password: &str) -> String {
+    format!(
+        "port 0\n\
+         tls-port {port}\n\
+         tls-cert-file \"{}\"\n\
+         tls-key-file \"{}\"\n\
+         tls-ca-cert-file \"{}\"\n\
+         tls-auth-clients no\n\
+         user default off\n\
+         user {USER} on >{password} ~* &* +@all\n",
+        encryption.certificate_file().display(),
+        encryption.key_file().display(),
+        encryption.ca_file().display(),
+    )
+}
+
 /// While it loads its data, Redis accepts connections and answers `-LOADING`.
-pub(crate) fn ping(address: SocketAddr, password: Option<&str>) -> Result<(), String> {
+pub(crate) fn ping(
+    address: SocketAddr,
+    password: Option<&str>,
+    encryption: Option<&Encryption>,
+) -> Result<(), String> {
     let mut connection = connect(address)?;
-    if let Some(password) = password {
-        let answer: [u8; 5] = exchange(&mut connection, format!("AUTH {password}\r\n").as_bytes())?;
+    match (password, encryption) {
+        (password, None) => ping_as(&mut connection, password.map(str::to_owned)),
+        (password, Some(encryption)) => {
+            let login = password.map(|password| format!("{USER} {password}"));
+            ping_as(&mut encryption.over(connection, address)?, login)
+        }
+    }
+}
+
+fn ping_as(connection: &mut (impl Read + Write), login: Option<String>) -> Result<(), String> {
+    if let Some(login) = login {
+        let answer: [u8; 5] = exchange(connection, format!("AUTH {login}\r\n").as_bytes())?;
         expect(answer, b"+OK\r\n")?;
     }
-    expect(exchange(&mut connection, b"PING\r\n")?, b"+PONG")
+    expect(exchange(connection, b"PING\r\n")?, b"+PONG")
 }
 
 fn expect<const N: usize>(answer: [u8; N], wanted: &[u8; N]) -> Result<(), String> {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::encryption::Encryption;
 use crate::error::Error;
 use crate::launch::{Launch, Lifetime};
 use crate::ports::{PortLease, PortWish};
@@ -29,8 +30,10 @@ pub(crate) struct Hosting {
     pub(crate) log: PathBuf,
     pub(crate) bind: IpAddr,
     pub(crate) port: PortWish,
-    /// Asked for on every address but loopback.
+    /// Asked for on every address but loopback, and on encrypted connections.
     pub(crate) password: String,
+    /// `Some`: the server speaks TLS and nothing else.
+    pub(crate) encryption: Option<Encryption>,
     pub(crate) lifetime: Lifetime,
     /// Settings in the server's own words, which win over ours.
     pub(crate) extra: Vec<(String, String)>,
@@ -46,7 +49,7 @@ impl Hosting {
 
     /// The password for URLs, if the server asks for one.
     pub(crate) fn url_password(&self) -> Option<&str> {
-        (!self.bind.is_loopback()).then_some(self.password.as_str())
+        (!self.bind.is_loopback() || self.encryption.is_some()).then_some(self.password.as_str())
     }
 }
 
@@ -118,7 +121,7 @@ pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream, String> {
 
 /// Sends a request and reads the first bytes of the answer.
 pub(crate) fn exchange<const N: usize>(
-    connection: &mut TcpStream,
+    connection: &mut (impl Read + Write),
     request: &[u8],
 ) -> Result<[u8; N], String> {
     let mut answer = [0; N];

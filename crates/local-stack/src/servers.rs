@@ -5,7 +5,9 @@ mod options;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use crate::address;
 use crate::credentials;
+use crate::encryption::Encryption;
 use crate::error::Error;
 use crate::kafka;
 use crate::launch::Lifetime;
@@ -60,6 +62,7 @@ pub struct Servers {
     kafka: Source,
     postgres: Source,
     redis: Source,
+    encryption: Option<Encryption>,
     options: ServersOptions,
     directory: PathBuf,
     // Last: removed when the servers above are gone.
@@ -96,12 +99,17 @@ impl Servers {
         raise_open_files()?;
 
         let password = options.password.clone().unwrap_or_else(|| credentials::random_text(32));
+        let encryption = options.encrypted.then(|| {
+            Encryption::prepare(&data_folder(&directory), address::reachable(options.bind), &password)
+        });
+        let encryption = encryption.transpose()?;
         let hosting = |name: &str, port: PortWish, extra: &[(String, String)]| Hosting {
             data: data_folder(&directory),
             log: directory.join(format!("logs/{name}.log")),
             bind: options.bind,
             port,
             password: password.clone(),
+            encryption: encryption.clone(),
             lifetime: lifetime.clone(),
             extra: extra.to_vec(),
         };
@@ -127,7 +135,7 @@ impl Servers {
         });
         match (kafka, postgres, redis) {
             (Ok(kafka), Ok(postgres), Ok(redis)) => {
-                Ok(Self { kafka, postgres, redis, options, directory, _scratch: scratch })
+                Ok(Self { kafka, postgres, redis, encryption, options, directory, _scratch: scratch })
             }
             (kafka, postgres, redis) => Err(first_error([kafka, postgres, redis])),
         }
@@ -146,6 +154,11 @@ impl Servers {
     /// URL of Redis.
     pub fn redis_url(&self) -> &str {
         self.redis.address()
+    }
+
+    /// What clients need to know beside addresses, where the servers speak TLS.
+    pub fn encryption(&self) -> Option<&Encryption> {
+        self.encryption.as_ref()
     }
 
     /// Our own Kafka, to break it.
@@ -167,13 +180,17 @@ impl Servers {
     ///
     /// `class` is its Java class, such as `org.apache.kafka.tools.TopicCommand`. Takes a second or two.
     pub fn kafka_tool(&self, class: &str, arguments: &[&str]) -> Result<String, Error> {
-        let bootstrap = ["--bootstrap-server", self.kafka_bootstrap()];
-        kafka::run_tool(&self.options.kafka_source()?.libraries()?, class, &[&bootstrap, arguments].concat())
+        let client =
+            self.encryption.as_ref().map(|encryption| encryption.kafka_client().display().to_string());
+        let mut all = vec!["--bootstrap-server", self.kafka_bootstrap()];
+        all.extend(client.iter().flat_map(|file| ["--command-config", file.as_str()]));
+        all.extend(arguments);
+        kafka::run_tool(&self.options.kafka_source()?.libraries()?, class, &all)
     }
 
     /// Runs one SQL command on the database of this URL and returns what it yields, without headings. It starts a `psql`.
     pub fn run_sql(&self, database_url: &str, sql: &str) -> Result<String, Error> {
-        postgres::run_sql(database_url, sql)
+        postgres::run_sql(database_url, sql, self.encryption.as_ref())
     }
 
     /// Where servers and services write their logs.

@@ -129,3 +129,31 @@ fn beyond_loopback_postgres_and_redis_ask_for_the_password_that_is_in_their_urls
     assert!(servers.database_url().starts_with("postgres://postgres:"), "{}", servers.database_url());
     assert_eq!(sql(&servers, "select 1"), "1");
 }
+
+#[test]
+fn encrypted_servers_take_their_one_user_through_tls_and_nobody_else() {
+    let servers = Servers::start(ServersOptions { encrypted: true, ..ServersOptions::default() }).unwrap();
+    assert_eq!(sql(&servers, "select ssl from pg_stat_ssl where pid = pg_backend_pid()"), "t");
+    topics(&servers, &["--create", "--topic", "t", "--partitions", "1"]);
+    assert_eq!(topics(&servers, &["--list"]).trim(), "t");
+    assert!(servers.redis_url().starts_with("rediss://firstcome:"), "{}", servers.redis_url());
+
+    // Who begins without a handshake gets no answer of theirs.
+    let mut connection = TcpStream::connect(("127.0.0.1", servers.redis().unwrap().port().unwrap())).unwrap();
+    connection.write_all(b"PING\r\n").unwrap();
+    let mut answer = Vec::new();
+    // It may hang up by a reset.
+    let _ = connection.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"+PONG"), "{answer:?}");
+    let open = format!("{}?sslmode=disable", servers.database_url());
+    let refused = servers.run_sql(&open, "select 1").unwrap_err().to_string();
+    assert!(refused.contains("no encryption"), "{refused}");
+
+    // Certificates and passwords are still theirs after a restart.
+    for server in [servers.kafka(), servers.postgres(), servers.redis()] {
+        let server = server.unwrap();
+        server.kill().unwrap();
+        server.start_again().unwrap();
+    }
+    assert_eq!(topics(&servers, &["--list"]).trim(), "t");
+}

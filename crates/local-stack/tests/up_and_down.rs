@@ -297,3 +297,21 @@ fn up_starts_the_services_after_their_topics_and_schema_and_down_stops_them_befo
     home.succeed(&["down"]);
     assert!(processes.iter().all(|process| !process.is_running()));
 }
+
+#[test]
+fn an_encrypted_stack_says_what_its_clients_need() {
+    let home = Home::new();
+    home.succeed(&["up", "--no-services", "--no-sync", "--tls"]);
+    home.succeed(&["status"]);
+    let env = home.succeed(&["env"]);
+    let authority = variable(&env, "FIRSTCOME__KAFKA__SSL_CA_FILE").to_owned();
+    assert!(fs::read_to_string(&authority).unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(variable(&env, "FIRSTCOME__KAFKA__SECURITY_PROTOCOL"), "sasl_ssl");
+    assert_eq!(variable(&env, "FIRSTCOME__POSTGRES__TLS__CA_FILE"), authority);
+    assert!(variable(&env, "REDIS_URL").starts_with("rediss://"));
+
+    // The same data again, in the open: passwords of users are data, and certificates are not.
+    home.succeed(&["down", "--keep-data"]);
+    home.succeed(&["up", "--no-services", "--no-sync"]);
+    assert!(!home.succeed(&["env"]).contains("FIRSTCOME__"));
+}

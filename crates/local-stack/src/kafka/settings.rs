@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::address;
+use crate::encryption::{Encryption, USER};
 use crate::server::Hosting;
 
 /// Enough for the demo's load on two cores; resident about 230 MB.
@@ -46,10 +47,11 @@ rootLogger.appenderRef.console.ref = console
 
 /// `server.properties`. A later line wins over an earlier one, so the caller's own settings come last.
 pub(super) fn server(hosting: &Hosting, data: &Path, broker_port: u16, controller_port: u16) -> String {
+    let protocol = if hosting.encryption.is_some() { "SASL_SSL" } else { "PLAINTEXT" };
     let listeners = |host| {
         let broker = std::net::SocketAddr::new(host, broker_port);
         let controller = std::net::SocketAddr::new(host, controller_port);
-        format!("PLAINTEXT://{broker},CONTROLLER://{controller}")
+        format!("{protocol}://{broker},CONTROLLER://{controller}")
     };
     let controller = address::endpoint(hosting.bind, controller_port);
     let mut text = format!(
@@ -58,8 +60,8 @@ pub(super) fn server(hosting: &Hosting, data: &Path, broker_port: u16, controlle
          listeners={}\n\
          advertised.listeners={}\n\
          controller.listener.names=CONTROLLER\n\
-         inter.broker.listener.name=PLAINTEXT\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         inter.broker.listener.name={protocol}\n\
+         listener.security.protocol.map={protocol}:{protocol},CONTROLLER:PLAINTEXT\n\
          controller.quorum.bootstrap.servers={controller}\n\
          log.dirs={}\n",
         listeners(hosting.bind),
@@ -67,10 +69,35 @@ pub(super) fn server(hosting: &Hosting, data: &Path, broker_port: u16, controlle
         data.display(),
     );
     text.push_str(FIXED);
+    if let Some(encryption) = &hosting.encryption {
+        text.push_str(&encrypted(encryption, &hosting.password));
+    }
     for (name, value) in &hosting.extra {
         let _ = writeln!(text, "{name}={value}");
     }
     text
+}
+
+/// The broker's listener: our certificate, and one user who may prove it in any of three ways. The controller's stays in the open: it
+/// is this process's alone.
+fn encrypted(encryption: &Encryption, password: &str) -> String {
+    let module = "org.apache.kafka.common.security";
+    let listener = "listener.name.sasl_ssl";
+    format!(
+        "ssl.keystore.type=PEM\n\
+         ssl.keystore.location={}\n\
+         ssl.truststore.type=PEM\n\
+         ssl.truststore.location={}\n\
+         ssl.client.auth=none\n\
+         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+         sasl.mechanism.inter.broker.protocol=PLAIN\n\
+         {listener}.plain.sasl.jaas.config={module}.plain.PlainLoginModule required \
+         username=\"{USER}\" password=\"{password}\" user_{USER}=\"{password}\";\n\
+         {listener}.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;\n\
+         {listener}.scram-sha-512.sasl.jaas.config={module}.scram.ScramLoginModule required;\n",
+        encryption.kafka_store().display(),
+        encryption.ca_file().display(),
+    )
 }
 
 /// After `kill -9` the controller waits for the end of the dead broker's session before it lets the new one in. With

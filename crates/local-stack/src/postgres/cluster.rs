@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{SUPERUSER, shared_memory};
 use crate::account::Account;
 use crate::command;
+use crate::encryption::{Encryption, write_secret};
 use crate::error::Error;
 use crate::process::ProcessIdentity;
 use crate::server::{Hosting, create_folder, remove_folder, write_file};
@@ -29,7 +30,11 @@ pub(super) fn prepare(hosting: &Hosting, programs: &Path, account: Account) -> R
     }
     forget_dead_postmaster(&cluster.join("postmaster.pid"))?;
     // Written anew each time: the address may have changed since.
-    write_file(&cluster.join("pg_hba.conf"), ACCESS)?;
+    let access = if hosting.encryption.is_some() { ENCRYPTED_ACCESS } else { ACCESS };
+    write_file(&cluster.join("pg_hba.conf"), access)?;
+    if let Some(encryption) = &hosting.encryption {
+        give_certificate(encryption, &cluster, account)?;
+    }
     Ok(cluster)
 }
 
@@ -53,6 +58,21 @@ host all all 127.0.0.1/32 trust
 host all all ::1/128 trust
 host all all all scram-sha-256
 ";
+
+/// Through TLS and with the password, or not at all.
+const ENCRYPTED_ACCESS: &str = "hostssl all all all scram-sha-256\n";
+
+/// PostgreSQL refuses a key that others may read, and reads as its own user.
+fn give_certificate(encryption: &Encryption, cluster: &Path, account: Account) -> Result<(), Error> {
+    for (from, name) in [(encryption.certificate_file(), "server.crt"), (encryption.key_file(), "server.key")]
+    {
+        let to = cluster.join(name);
+        let text = fs::read_to_string(&from).map_err(Error::io(format!("read {}", from.display())))?;
+        write_secret(&to, &text)?;
+        account.own(&to)?;
+    }
+    Ok(())
+}
 
 /// The folder that holds the cluster. Below `/root`, for instance, the user `postgres` reaches nothing: then it lies under
 /// `/var/tmp`, and a file in the data folder says where.

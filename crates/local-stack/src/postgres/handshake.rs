@@ -3,21 +3,33 @@
 //! A server that starts, recovers or shuts down answers the startup message with an error, one that works with a request
 //! to authenticate (or with "no need to"). So this needs no password.
 
-use std::io::Write as _;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 
 use super::{MAINTENANCE_DATABASE, SUPERUSER};
+use crate::encryption::Encryption;
 use crate::server::{connect, exchange};
 
 const PROTOCOL_3_0: i32 = 3 << 16;
+/// Size, and the number that stands for "TLS, please".
+const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const TLS_GRANTED: u8 = b'S';
 const AUTHENTICATION: u8 = b'R';
 /// "Terminate", so that the server's log has no entry about a lost client.
 const GOODBYE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
 /// Content if the server goes on with the login.
-pub(crate) fn ask(address: SocketAddr) -> Result<(), String> {
+pub(crate) fn ask(address: SocketAddr, encryption: Option<&Encryption>) -> Result<(), String> {
     let mut connection = connect(address)?;
-    let [kind] = exchange(&mut connection, &startup_message()?)?;
+    let Some(encryption) = encryption else { return begin(&mut connection) };
+    match exchange(&mut connection, &TLS_REQUEST)? {
+        [TLS_GRANTED] => begin(&mut encryption.over(connection, address)?),
+        _ => Err("it speaks no TLS yet".to_owned()),
+    }
+}
+
+fn begin(connection: &mut (impl Read + Write)) -> Result<(), String> {
+    let [kind] = exchange(connection, &startup_message()?)?;
     // The check has its answer; a server that hangs up first is not our concern.
     let _ = connection.write_all(&GOODBYE);
     match kind {

@@ -50,6 +50,8 @@ pub struct ServersOptions {
     pub directory: Option<PathBuf>,
     /// The address to listen on. Beyond loopback, PostgreSQL and Redis ask for a password (it is in their URLs), Kafka does not.
     pub bind: IpAddr,
+    /// Our own servers speak TLS and nothing else, with throw-away certificates, and ask for a password: [`crate::Servers::encryption`].
+    pub encrypted: bool,
     /// Whether PostgreSQL waits for the disk.
     pub sync: bool,
     /// Whether the servers are killed when this process ends, however it ends. If not, they go on after this process and
@@ -59,7 +61,7 @@ pub struct ServersOptions {
     pub external: ExternalServers,
     /// The ports that the servers shall have.
     pub ports: ServerPorts,
-    /// The password for addresses beyond loopback; `None`: a random one. Must stay the same for as long as the data does.
+    /// The password for addresses beyond loopback and for encrypted servers; `None`: a random one. Must stay the same for as long as the data does.
     pub password: Option<String>,
     /// An installed Kafka distribution, instead of `KAFKA_HOME` or what is fetched.
     pub kafka_home: Option<PathBuf>,
@@ -78,6 +80,7 @@ impl Default for ServersOptions {
         Self {
             directory: None,
             bind: Ipv4Addr::LOCALHOST.into(),
+            encrypted: false,
             sync: false,
             die_with_parent: true,
             external: ExternalServers::default(),

@@ -4,6 +4,7 @@ use super::Role::{self, ApiGateway, DbWriter, Notifier, Reconciler, StockConsume
 use super::{Listeners, ServiceSpec};
 use crate::credentials::KEY_ID;
 use crate::deployment::Deployment;
+use crate::encryption::Encryption;
 
 /// What values are made from.
 pub(super) struct Context<'a> {
@@ -54,10 +55,14 @@ fn database_url(context: &Context<'_>, role: &str) -> Option<String> {
 /// The variables of one service, without those that the caller withholds; the caller's own come last and win.
 pub(super) fn environment(context: &Context<'_>) -> Vec<(String, String)> {
     let role = context.spec.role;
-    let ours = TABLE
+    let table = TABLE
         .iter()
         .filter(|(_, roles, _)| roles.contains(&role))
-        .filter_map(|(name, _, value)| Some((format!("FIRSTCOME__{name}"), value(context)?)))
+        .filter_map(|(name, _, value)| Some((*name, value(context)?)));
+    let encryption = context.deployment.encryption.iter().flat_map(Encryption::settings);
+    let ours = table
+        .chain(encryption.filter(|(name, _)| !name.starts_with("REDIS__") || VIEW.contains(&role)))
+        .map(|(name, value)| (format!("FIRSTCOME__{name}"), value))
         .filter(|(name, _)| !context.spec.withheld.contains(name));
     ours.chain(context.spec.extra_environment.iter().cloned()).collect()
 }

@@ -1,11 +1,13 @@
 //! What of the stack runs, and whether it answers.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde::Serialize;
 use url::Url;
 
 use super::Stack;
+use crate::encryption::Encryption;
 use crate::error::Error;
 use crate::http;
 use crate::kafka;
@@ -69,6 +71,8 @@ impl Stack {
 
 /// While `up` is at work there are processes without an address yet; an external server has an address and no process.
 fn statuses(state: &State) -> Vec<ProcessStatus> {
+    let authority = state.environment.get("FIRSTCOME__KAFKA__SSL_CA_FILE");
+    let encryption = authority.and_then(|file| Encryption::of_authority(Path::new(file)));
     let of = |(name, variable): (&str, &str)| {
         let record = state.processes.iter().find(|record| record.name == name);
         let address = state.environment.get(variable);
@@ -79,7 +83,7 @@ fn statuses(state: &State) -> Vec<ProcessStatus> {
         let answer = match address {
             _ if !is_running => Err("ended".to_owned()),
             None => Err("starting".to_owned()),
-            Some(address) => ask(name, address),
+            Some(address) => ask(name, address, encryption.as_ref()),
         };
         Some(ProcessStatus {
             name: name.to_owned(),
@@ -92,13 +96,15 @@ fn statuses(state: &State) -> Vec<ProcessStatus> {
     ADDRESSES.into_iter().filter_map(of).collect()
 }
 
-fn ask(name: &str, address: &str) -> Result<(), String> {
+fn ask(name: &str, address: &str, encryption: Option<&Encryption>) -> Result<(), String> {
     match name {
-        "kafka" => address.split(',').try_for_each(|broker| kafka::ask_for_brokers(resolve(broker)?)),
-        "postgres" => postgres::ask_for_login(resolve(&host_and_port(address, 5432)?)?),
+        "kafka" => {
+            address.split(',').try_for_each(|broker| kafka::ask_for_brokers(resolve(broker)?, encryption))
+        }
+        "postgres" => postgres::ask_for_login(resolve(&host_and_port(address, 5432)?)?, encryption),
         "redis" => {
             let url = Url::parse(address).map_err(|error| error.to_string())?;
-            redis::ping(resolve(&host_and_port(address, 6379)?)?, url.password())
+            redis::ping(resolve(&host_and_port(address, 6379)?)?, url.password(), encryption)
         }
         _ => http::get(&format!("{address}/readyz")),
     }

@@ -10,6 +10,7 @@ use super::{Kept, Stack, stop};
 use crate::cargo_build::{BuildProfile, build_services};
 use crate::credentials::KEY_ID;
 use crate::deployment::{Deployment, Services};
+use crate::encryption::Encryption;
 use crate::error::Error;
 use crate::install;
 use crate::namespace::Namespace;
@@ -32,6 +33,8 @@ const SERVICES_DEADLINE: Duration = Duration::from_secs(120);
 pub struct UpOptions {
     /// The address to listen on.
     pub bind: IpAddr,
+    /// Servers that speak TLS and nothing else.
+    pub encrypted: bool,
     /// Build and run with optimisation.
     pub release: bool,
     /// Start our services, too.
@@ -60,6 +63,7 @@ impl Default for UpOptions {
     fn default() -> Self {
         Self {
             bind: Ipv4Addr::LOCALHOST.into(),
+            encrypted: false,
             release: false,
             services: true,
             build: true,
@@ -142,6 +146,7 @@ impl Stack {
         let servers_options = ServersOptions {
             directory: Some(self.directory.clone()),
             bind: options.bind,
+            encrypted: options.encrypted,
             sync: options.sync,
             die_with_parent: false,
             external: options.external.clone(),
@@ -237,7 +242,9 @@ fn shared_environment(deployment: &Deployment) -> BTreeMap<String, String> {
         ("KEY_ID", KEY_ID.to_owned()),
         ("KEY_SECRET", credentials.key_secret.clone()),
     ];
-    pairs.map(|(name, value)| (name.to_owned(), value)).into()
+    let encryption = deployment.encryption.iter().flat_map(Encryption::settings);
+    let encryption = encryption.map(|(name, value)| (format!("FIRSTCOME__{name}"), value));
+    pairs.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(encryption).collect()
 }
 
 fn service_environment(services: &Services) -> impl Iterator<Item = (String, String)> {
