@@ -12,6 +12,7 @@ use rdkafka::statistics::Statistics;
 
 use crate::config::KafkaSection;
 use crate::metrics::KafkaMetrics;
+use crate::refusal::LastRefusal;
 
 /// An error of a client, told apart by what can be done about it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -107,7 +108,14 @@ impl Connection {
             .set("allow.auto.create.topics", "false");
         config.set_log_level(RDKafkaLogLevel::Info);
         let optional = [
-            ("ssl.ca.location", path(section.ssl_ca_file.as_deref())),
+            // `probe`: where distributions keep their authorities. Where the OpenSSL that we run with looks by itself need not exist.
+            (
+                "ssl.ca.location",
+                section
+                    .security_protocol
+                    .is_encrypted()
+                    .then(|| path(section.ssl_ca_file.as_deref()).unwrap_or_else(|| "probe".to_owned())),
+            ),
             ("ssl.certificate.location", path(section.ssl_certificate_file.as_deref())),
             ("ssl.key.location", path(section.ssl_key_file.as_deref())),
             // The default is GSSAPI, which this build does not have.
@@ -124,7 +132,12 @@ impl Connection {
     }
 
     pub(crate) fn observer(&self, purpose: &'static str) -> Observer {
-        Observer { purpose, metrics: self.metrics.clone(), seen: Mutex::default() }
+        Observer {
+            purpose,
+            metrics: self.metrics.clone(),
+            seen: Mutex::default(),
+            refusal: LastRefusal::default(),
+        }
     }
 }
 
@@ -138,9 +151,14 @@ pub struct Observer {
     metrics: KafkaMetrics,
     /// librdkafka counts from the start of a client; counters of a process outlive clients, so differences are added.
     seen: Mutex<HashMap<(String, &'static str), u64>>,
+    refusal: LastRefusal,
 }
 
 impl Observer {
+    pub(crate) fn refusal(&self) -> &LastRefusal {
+        &self.refusal
+    }
+
     fn count(&self, broker: &str, kind: &'static str, total: u64) {
         let mut seen = self.seen.lock();
         let before = seen.entry((broker.to_owned(), kind)).or_default();
@@ -156,6 +174,11 @@ impl ClientContext for Observer {
         if facility == "CONFWARN" {
             // It warns of settings that we chose, each with its reason.
             tracing::debug!(target: "librdkafka", purpose, "{message}");
+            return;
+        }
+        if let Some(refusal) = self.refusal.note(message) {
+            // Whatever its level: it stays until somebody changes something.
+            tracing::warn!(target: "librdkafka", purpose, facility, "{refusal}");
             return;
         }
         match level {

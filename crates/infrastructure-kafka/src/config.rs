@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use infrastructure_tls::TlsFiles;
 use serde::{Deserialize, Serialize};
 
 use crate::topics::TopicLayout;
@@ -267,8 +268,22 @@ impl KafkaSection {
                 wrong(key, "is set, but security_protocol is not SASL".to_owned());
             }
         }
-        if self.ssl_certificate_file.is_some() != self.ssl_key_file.is_some() {
-            wrong("ssl_key_file", "and ssl_certificate_file go together".to_owned());
+        let files = TlsFiles {
+            ca_file: self.ssl_ca_file.clone(),
+            certificate_file: self.ssl_certificate_file.clone(),
+            key_file: self.ssl_key_file.clone(),
+        };
+        if self.security_protocol.is_encrypted() {
+            for found in files.load().err().unwrap_or_default() {
+                wrong(&format!("ssl_{}", found.key), found.problem);
+            }
+        } else {
+            for key in files.keys_set() {
+                wrong(
+                    &format!("ssl_{key}"),
+                    "is set, but security_protocol is neither ssl nor sasl_ssl".to_owned(),
+                );
+            }
         }
         problems
     }
@@ -324,8 +339,10 @@ mod tests {
                 "kafka.sasl_mechanism",
                 "kafka.sasl_username",
                 "kafka.sasl_password_file",
-                "kafka.ssl_key_file",
+                "kafka.ssl_certificate_file",
             ]
         );
+        let unused = KafkaSection { ssl_ca_file: Some("ca.pem".into()), ..KafkaSection::default() };
+        assert_eq!(paths(&unused, false), ["kafka.ssl_ca_file"]);
     }
 }

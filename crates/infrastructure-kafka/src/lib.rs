@@ -11,6 +11,7 @@ pub mod membership;
 pub mod metrics;
 pub mod producer;
 pub mod reader;
+mod refusal;
 pub mod topic_admin;
 pub mod topics;
 

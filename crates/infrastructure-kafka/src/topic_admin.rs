@@ -10,6 +10,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 
 use crate::client::{Connection, KafkaError, Observer};
+use crate::refusal::explain;
 use crate::topics::{Topic, TopicLayout};
 
 /// Something about a topic that is not as this installation needs it.
@@ -72,6 +73,7 @@ pub enum Applied {
 /// Looks after the topics of one installation.
 pub struct TopicAdmin {
     client: AdminClient<Observer>,
+    connection: Connection,
     layout: TopicLayout,
     timeout: Duration,
 }
@@ -85,7 +87,7 @@ impl TopicAdmin {
         let client =
             AdminClient::from_config_and_context(&connection.base(), connection.observer("topic admin"))
                 .map_err(|error| KafkaError::Fatal(format!("admin client settings: {error}")))?;
-        Ok(Self { client, layout, timeout: connection.request_timeout() })
+        Ok(Self { client, connection: connection.clone(), layout, timeout: connection.request_timeout() })
     }
 
     /// Creates what is missing and grows what is too small: claims last, so that no line exists before its outcomes can. Settings of
@@ -192,14 +194,14 @@ impl TopicAdmin {
             .client
             .inner()
             .fetch_metadata(Some(name), self.timeout)
-            .map_err(|error| KafkaError::of(&error, name, -1))?;
+            .map_err(|error| self.failed(&error, name))?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
             return Ok(None);
         };
         match topic.error().map(RDKafkaErrorCode::from) {
             None => Ok(Some(topic.partitions().iter().map(|partition| partition.replicas().len()).collect())),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
-            Some(code) => Err(KafkaError::of(&ClientError::MetadataFetch(code), name, -1)),
+            Some(code) => Err(self.failed(&ClientError::MetadataFetch(code), name)),
         }
     }
 
@@ -209,7 +211,7 @@ impl TopicAdmin {
             .client
             .describe_configs(&resource, &self.options())
             .await
-            .map_err(|error| KafkaError::of(&error, name, -1))?;
+            .map_err(|error| self.failed(&error, name))?;
         let mut settings = HashMap::new();
         for resource in resources {
             let resource = resource.map_err(|code| KafkaError::of(&ClientError::AdminOp(code), name, -1))?;
@@ -217,6 +219,10 @@ impl TopicAdmin {
                 .extend(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))));
         }
         Ok(settings)
+    }
+
+    fn failed(&self, error: &ClientError, name: &str) -> KafkaError {
+        explain(KafkaError::of(error, name, -1), &self.connection)
     }
 
     fn options(&self) -> AdminOptions {

@@ -10,37 +10,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt as _;
 
 use crate::config::PostgresSection;
-
-/// After so much silence TCP asks whether the server is still there. The system's two hours would let a writer wait that long for a
-/// machine that has lost its power.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// So much later it asks again.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// After so many questions without an answer the connection is broken.
-const KEEPALIVE_RETRIES: u32 = 3;
-/// So long may data that we sent stay unacknowledged.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
-
-/// Connects with our probes in place of the system's; a URL that sets its own keeps them.
-async fn establish(url: &str) -> Result<AsyncPgConnection, ConnectionError> {
-    let refused = |error: tokio_postgres::Error| ConnectionError::BadConnection(error.to_string());
-    let unset = tokio_postgres::Config::new();
-    let mut config: tokio_postgres::Config = url.parse().map_err(refused)?;
-    if config.get_keepalives_idle() == unset.get_keepalives_idle() {
-        config.keepalives_idle(KEEPALIVE_IDLE);
-    }
-    if config.get_keepalives_interval() == unset.get_keepalives_interval() {
-        config.keepalives_interval(KEEPALIVE_INTERVAL);
-    }
-    if config.get_keepalives_retries() == unset.get_keepalives_retries() {
-        config.keepalives_retries(KEEPALIVE_RETRIES);
-    }
-    if config.get_tcp_user_timeout() == unset.get_tcp_user_timeout() {
-        config.tcp_user_timeout(UNACKNOWLEDGED_MAX);
-    }
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
-    AsyncPgConnection::try_from_client_and_connection(client, connection).await
-}
+use crate::connector::Connector;
 
 /// What a session of ours needs whatever the server's defaults: commits that are durable, and no statement that goes on after its time.
 fn session_settings(statement_timeout_ms: u32) -> String {
@@ -151,10 +121,10 @@ impl Connection {
     /// # Errors
     /// [`PostgresError::Unreachable`] or [`PostgresError::Timeout`].
     pub async fn open(section: &PostgresSection) -> Result<Self, PostgresError> {
-        let url = section.url.as_deref().unwrap_or_default();
+        let connector = Connector::new(section)?;
         let patience = Duration::from_millis(section.connect_timeout_ms.into());
         let connecting = async {
-            let mut inner = establish(url).await?;
+            let mut inner = connector.diesel().await?;
             inner.batch_execute(&session_settings(section.statement_timeout_ms)).await?;
             Ok(Self { inner })
         };
@@ -183,17 +153,18 @@ impl Pool {
     /// A pool that connects when it is first asked.
     ///
     /// # Errors
-    /// [`PostgresError::Unreachable`]: never in practice; the pool is only configured here.
+    /// [`PostgresError::Unreachable`]: the URL or the files of the `tls` part cannot be read.
     pub fn new(section: &PostgresSection) -> Result<Self, PostgresError> {
         let mut config = ManagerConfig::default();
         // A broken connection is noticed by the next request, which then goes without PostgreSQL: no extra round trip for all.
         config.recycling_method = RecyclingMethod::Fast;
         // Beyond the request's own time nobody waits for the statement any more. What is born here (redemptions) must be durable as well.
         let settings = session_settings(section.request_timeout_ms);
-        config.custom_setup = Box::new(move |url| {
-            let (url, settings) = (url.to_owned(), settings.clone());
+        let connector = Connector::new(section)?;
+        config.custom_setup = Box::new(move |_| {
+            let (connector, settings) = (connector.clone(), settings.clone());
             async move {
-                let mut connection = establish(&url).await?;
+                let mut connection = connector.diesel().await?;
                 connection
                     .batch_execute(&settings)
                     .await
@@ -202,8 +173,8 @@ impl Pool {
             }
             .boxed()
         });
-        let url = section.url.clone().unwrap_or_default();
-        let manager = AsyncDieselConnectionManager::new_with_config(url, config);
+        // The URL is the connector's.
+        let manager = AsyncDieselConnectionManager::new_with_config("", config);
         let inner = deadpool::Pool::builder(manager)
             .max_size(usize::try_from(section.pool_size_max).unwrap_or(1))
             .build()

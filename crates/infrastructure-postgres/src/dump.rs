@@ -2,10 +2,10 @@
 
 use futures_util::TryStreamExt;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio_postgres::NoTls;
 
 use crate::config::PostgresSection;
 use crate::connection::PostgresError;
+use crate::connector::Connector;
 
 /// What is copied: a file name and the query behind it.
 pub const TABLES: [(&str, &str); 7] = [
@@ -32,8 +32,7 @@ impl Dump {
         section: &PostgresSection,
         drive: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>),
     ) -> Result<Self, PostgresError> {
-        let url = section.url.as_deref().unwrap_or_default();
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(unreachable)?;
+        let (client, connection) = Connector::new(section)?.client().await?;
         drive(Box::pin(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("the connection of the dump ended: {error}");

@@ -12,6 +12,7 @@ pub mod closures;
 pub mod commands;
 pub mod config;
 pub mod connection;
+mod connector;
 pub mod coupons;
 pub mod drafts;
 pub mod dump;
@@ -25,5 +26,5 @@ mod schema;
 mod statement;
 pub mod wallet;
 
-pub use config::PostgresSection;
+pub use config::{PostgresSection, PostgresTls};
 pub use connection::{Connection, Pool, PooledConnection, PostgresError};

@@ -2,19 +2,22 @@
 
 use std::path::PathBuf;
 
-use redis::IntoConnectionInfo;
+use infrastructure_tls::TlsFiles;
+use redis::{ConnectionAddr, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
 /// The `redis` section.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisSection {
-    /// `redis://user:password@host:port/database`; in prod from `url_file`.
+    /// `rediss://user:password@host:port/database` through TLS, `redis://…` in the open; in prod from `url_file`.
     pub url: Option<String>,
     /// File with the URL.
     pub url_file: Option<PathBuf>,
     /// Prod refuses connections without TLS unless this says that the network is trusted.
     pub allow_plaintext: bool,
+    /// Whom to trust and who we are, where the URL begins with `rediss://`.
+    pub tls: TlsFiles,
     /// Put before every key, so that several installations share a server.
     pub key_prefix: String,
     /// How long a look-up may take, in ms. Beyond it the caller goes on without Redis.
@@ -37,6 +40,7 @@ impl Default for RedisSection {
             url: None,
             url_file: None,
             allow_plaintext: false,
+            tls: TlsFiles::default(),
             key_prefix: String::new(),
             read_timeout_ms: 50,
             write_timeout_ms: 2_000,
@@ -57,12 +61,32 @@ impl RedisSection {
         match self.url.as_deref().map(IntoConnectionInfo::into_connection_info) {
             None => wrong("url", "must be set (or url_file)".to_owned()),
             Some(Err(error)) => wrong("url", format!("cannot be read: {error}")),
-            Some(Ok(_)) => {}
-        }
-        if production && !self.allow_plaintext {
-            let remedy =
-                "set redis.allow_plaintext where the network is trusted: this release speaks no TLS to Redis";
-            wrong("allow_plaintext", remedy.to_owned());
+            Some(Ok(info)) => match info.addr() {
+                ConnectionAddr::TcpTls { insecure: true, .. } => {
+                    wrong(
+                        "url",
+                        "must not end in #insecure: the server is always verified, by redis.tls.ca_file"
+                            .to_owned(),
+                    );
+                }
+                ConnectionAddr::TcpTls { .. } => {
+                    for found in self.tls.load().err().unwrap_or_default() {
+                        wrong(&format!("tls.{}", found.key), found.problem);
+                    }
+                }
+                _ => {
+                    if production && !self.allow_plaintext {
+                        let remedy = "must be true where the network is trusted; elsewhere redis.url must begin with rediss://";
+                        wrong("allow_plaintext", remedy.to_owned());
+                    }
+                    for key in self.tls.keys_set() {
+                        wrong(
+                            &format!("tls.{key}"),
+                            "is set, but redis.url does not begin with rediss://".to_owned(),
+                        );
+                    }
+                }
+            },
         }
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
         if self.key_prefix.len() > 100 || !self.key_prefix.bytes().all(legal) {
@@ -100,6 +124,8 @@ mod tests {
         let good = RedisSection { url: Some("redis://cache:6379/0".to_owned()), ..RedisSection::default() };
         assert_eq!(keys(&good, false), Vec::<String>::new());
         assert_eq!(keys(&good, true), ["redis.allow_plaintext"]);
+        let trusted = RedisSection { allow_plaintext: true, ..good.clone() };
+        assert_eq!(keys(&trusted, true), Vec::<String>::new());
         let wrong = RedisSection {
             url: Some("http://cache".to_owned()),
             key_prefix: "{x}".to_owned(),
@@ -107,5 +133,23 @@ mod tests {
             ..good
         };
         assert_eq!(keys(&wrong, false), ["redis.url", "redis.key_prefix", "redis.read_timeout_ms"]);
+    }
+
+    #[test]
+    fn the_url_says_whether_it_is_tls_and_the_files_are_looked_at() {
+        let problems = |url: &str, ca_file: Option<&str>| {
+            let tls = TlsFiles { ca_file: ca_file.map(PathBuf::from), ..TlsFiles::default() };
+            RedisSection { url: Some(url.to_owned()), tls, ..RedisSection::default() }.problems(true)
+        };
+        assert_eq!(problems("rediss://view:pw@cache:6379/0", None), []);
+        let found = problems("rediss://cache:6379/0#insecure", None);
+        assert_eq!(found[0].0, "redis.url");
+        assert!(found[0].1.contains("#insecure"), "{found:?}");
+        let found = problems("rediss://cache", Some("/nowhere/ca.pem"));
+        assert_eq!(found[0].0, "redis.tls.ca_file");
+        assert!(found[0].1.contains("/nowhere/ca.pem cannot be read"), "{found:?}");
+        let found = problems("redis://cache", Some("/nowhere/ca.pem"));
+        let keys: Vec<_> = found.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["redis.allow_plaintext", "redis.tls.ca_file"]);
     }
 }

@@ -8,6 +8,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ErrorKind, ServerErrorKind};
 
 use crate::breaker::Breaker;
+use crate::client::{client, is_encrypted, refused};
 use crate::config::RedisSection;
 use crate::metrics::RedisMetrics;
 
@@ -53,8 +54,7 @@ impl Connection {
         timeout: Duration,
         metrics: RedisMetrics,
     ) -> Result<Self, RedisError> {
-        let client = Client::open(section.url.as_deref().unwrap_or_default())
-            .map_err(|error| RedisError::Unavailable(error.to_string()))?;
+        let client = client(section)?;
         let in_flight = usize::try_from(section.look_ups_in_flight_max).unwrap_or(1);
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(Duration::from_millis(section.connect_timeout_ms.into())))
@@ -136,7 +136,8 @@ impl Connection {
                 if needs_new_connection(&error) {
                     *self.shared.manager.write() = None;
                 }
-                Err(RedisError::Unavailable(error.to_string()))
+                let encrypted = is_encrypted(self.shared.client.get_connection_info().addr());
+                Err(refused(&error, encrypted))
             }
         }
     }

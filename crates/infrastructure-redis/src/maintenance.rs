@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use coupon_domain::view_sync::ViewWatermark;
 use coupon_domain::{ClaimAnswer, ClaimId, CouponId};
-use deadpool_redis::{Config, Pool, Runtime};
+use deadpool_redis::{Manager, Pool, PoolError, Runtime};
 use redis::AsyncCommands;
 
+use crate::client::{client, is_encrypted, refused, unavailable};
 use crate::config::RedisSection;
 use crate::connection::RedisError;
 use crate::keys::Keys;
@@ -22,6 +23,7 @@ const POOL_SIZE_MAX: usize = 2;
 #[derive(Clone)]
 pub struct ViewMaintenance {
     pool: Pool,
+    encrypted: bool,
     keys: Keys,
     timeout: Duration,
 }
@@ -30,18 +32,17 @@ impl ViewMaintenance {
     /// Connects when it is first asked.
     ///
     /// # Errors
-    /// [`RedisError::Unavailable`]: the URL cannot be used.
+    /// [`RedisError::Unavailable`]: the URL or the files of the `tls` part cannot be used.
     pub fn new(section: &RedisSection) -> Result<Self, RedisError> {
-        let config = Config::from_url(section.url.as_deref().unwrap_or_default());
-        let pool = config
-            .builder()
-            .map_err(|error| RedisError::Unavailable(error.to_string()))?
+        let address = client(section)?.get_connection_info().clone();
+        let encrypted = is_encrypted(address.addr());
+        let pool = Pool::builder(Manager::new(address).map_err(unavailable)?)
             .max_size(POOL_SIZE_MAX)
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| RedisError::Unavailable(error.to_string()))?;
         let timeout = Duration::from_millis(section.write_timeout_ms.into());
-        Ok(Self { pool, keys: Keys::new(&section.key_prefix), timeout })
+        Ok(Self { pool, encrypted, keys: Keys::new(&section.key_prefix), timeout })
     }
 
     /// Asks for nothing but an answer.
@@ -210,6 +211,7 @@ impl ViewMaintenance {
     async fn connect(&self) -> Result<deadpool_redis::Connection, RedisError> {
         match tokio::time::timeout(self.timeout, self.pool.get()).await {
             Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(PoolError::Backend(error))) => Err(refused(&error, self.encrypted)),
             Ok(Err(error)) => Err(RedisError::Unavailable(error.to_string())),
             Err(_) => Err(RedisError::Timeout(self.timeout)),
         }
@@ -261,8 +263,4 @@ async fn scan(
         .query_async(connection)
         .await
         .map_err(unavailable)
-}
-
-fn unavailable(error: redis::RedisError) -> RedisError {
-    RedisError::Unavailable(error.to_string())
 }

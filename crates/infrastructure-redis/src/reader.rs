@@ -33,7 +33,7 @@ impl ViewReader {
     /// A reader with a connection of its own; requests take at most `read_timeout_ms`.
     ///
     /// # Errors
-    /// [`RedisError::Unavailable`]: the URL cannot be used.
+    /// [`RedisError::Unavailable`]: the URL or the files of the `tls` part cannot be used.
     pub fn new(section: &RedisSection, metrics: RedisMetrics) -> Result<Self, RedisError> {
         let timeout = Duration::from_millis(section.read_timeout_ms.into());
         Ok(Self {

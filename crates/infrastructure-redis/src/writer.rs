@@ -69,7 +69,7 @@ impl ViewWriter {
     /// A writer with a connection of its own; a write takes at most `write_timeout_ms`.
     ///
     /// # Errors
-    /// [`RedisError::Unavailable`]: the URL cannot be used.
+    /// [`RedisError::Unavailable`]: the URL or the files of the `tls` part cannot be used.
     pub fn new(section: &RedisSection, metrics: RedisMetrics) -> Result<Self, RedisError> {
         let timeout = Duration::from_millis(section.write_timeout_ms.into());
         Ok(Self {

@@ -17,6 +17,14 @@ struct Fault {
     says: &'static str,
 }
 
+/// A secret beside a file of keys, a file for TLS where TLS is off, two ways to be wrong of one URL.
+const ALONE: [&str; 5] = [
+    "auth.hs256_secret",
+    "kafka.ssl_ca_file",
+    "postgres.tls.ca_file",
+    "redis.allow_plaintext",
+    "redis.tls.ca_file",
+];
 const KEYED: &[Role] = &[Role::ApiGateway, Role::Notifier, Role::DbWriter];
 const WITH_REDIS: &[Role] = &[Role::ApiGateway, Role::Notifier, Role::StockConsumer];
 const WITH_TOKENS: &[Role] = &[Role::ApiGateway, Role::Notifier];
@@ -38,9 +46,9 @@ pub(crate) fn scenario() -> Result<()> {
         }
         limits_of_zero(role, &settings)?;
 
-        // Faults of one setting exclude each other: the last one stands. A secret beside a file of keys is another fault.
+        // Faults of one setting exclude each other: the last one stands. Some would be others beside others.
         let mut last = BTreeMap::new();
-        for fault in faults.iter().filter(|fault| fault.key != "auth.hs256_secret") {
+        for fault in faults.iter().filter(|fault| !ALONE.contains(&fault.key)) {
             last.insert(fault.key, fault);
         }
         let changes: Vec<Change> = last.values().flat_map(|fault| fault.changes.clone()).collect();
@@ -103,10 +111,11 @@ fn faults(files: &Path) -> Result<Vec<Fault>> {
         ),
         fault(
             all,
-            vec![set("KAFKA__SECURITY_PROTOCOL", "sasl_plaintext")],
+            vec![set("KAFKA__SECURITY_PROTOCOL", "sasl_plaintext"), ("KAFKA__SSL_CA_FILE", None)],
             "kafka.security_protocol",
             "kafka.allow_plaintext",
         ),
+        fault(all, vec![set("KAFKA__SSL_CA_FILE", "/nowhere/ca.pem")], "kafka.ssl_ca_file", "cannot be read"),
         fault(
             all,
             vec![("KAFKA__SASL_PASSWORD_FILE", file("kafka", "kafka-password")?)],
@@ -121,9 +130,15 @@ fn faults(files: &Path) -> Result<Vec<Fault>> {
         ),
         fault(
             all,
-            vec![("POSTGRES__ALLOW_PLAINTEXT", None)],
-            "postgres.allow_plaintext",
+            vec![("POSTGRES__TLS__ENABLED", None), ("POSTGRES__TLS__CA_FILE", None)],
+            "postgres.tls.enabled",
             "set postgres.allow_plaintext",
+        ),
+        fault(
+            all,
+            vec![("POSTGRES__TLS__CA_FILE", file("no-ca", "no certificate")?)],
+            "postgres.tls.ca_file",
+            "holds no certificate",
         ),
         fault(
             all,
@@ -139,13 +154,22 @@ fn faults(files: &Path) -> Result<Vec<Fault>> {
         ),
         fault(
             WITH_REDIS,
-            vec![("REDIS__ALLOW_PLAINTEXT", None)],
+            vec![
+                ("REDIS__URL_FILE", file("open", "redis://view:Gf4Ds7Az0Xc3@cache:6379/0")?),
+                ("REDIS__TLS__CA_FILE", None),
+            ],
             "redis.allow_plaintext",
-            "set redis.allow_plaintext",
+            "redis.url must begin with rediss://",
         ),
         fault(
             WITH_REDIS,
-            vec![("REDIS__URL_FILE", None), set("REDIS__URL", "redis://cache")],
+            vec![set("REDIS__TLS__CA_FILE", "/nowhere/ca.pem")],
+            "redis.tls.ca_file",
+            "cannot be read",
+        ),
+        fault(
+            WITH_REDIS,
+            vec![("REDIS__URL_FILE", None), set("REDIS__URL", "rediss://cache")],
             "redis.url",
             inline,
         ),
@@ -193,20 +217,24 @@ fn faults(files: &Path) -> Result<Vec<Fault>> {
 /// Everything that a service needs in prod. There is no `profile`: prod is the default.
 fn complete(role: Role, files: &Path) -> Result<BTreeMap<String, String>> {
     let keys = json!({"keys": [public_key()]}).to_string();
+    let authority = write(files, "ca.pem", "")?;
+    local_stack::write_another_authority(Path::new(&authority))?;
     let settings = [
         (&Role::ALL[..], "KAFKA__BOOTSTRAP_SERVERS", "kafka-0:9093,kafka-1:9093".to_owned()),
         (&Role::ALL, "KAFKA__SECURITY_PROTOCOL", "sasl_ssl".to_owned()),
         (&Role::ALL, "KAFKA__SASL_MECHANISM", "SCRAM-SHA-512".to_owned()),
         (&Role::ALL, "KAFKA__SASL_USERNAME", "firstcome".to_owned()),
+        (&Role::ALL, "KAFKA__SSL_CA_FILE", authority.clone()),
         (&Role::ALL, "KAFKA__SASL_PASSWORD_FILE", write(files, "sasl", "Jd7Kf0Qw3Er6Ty9U")?),
         (
             &Role::ALL,
             "POSTGRES__URL_FILE",
             write(files, "url", "postgres://writer:Vb2Nm5Lk8Jh1@db/firstcome")?,
         ),
-        (&Role::ALL, "POSTGRES__ALLOW_PLAINTEXT", "true".to_owned()),
-        (WITH_REDIS, "REDIS__URL_FILE", write(files, "redis", "redis://view:Gf4Ds7Az0Xc3@cache:6379/0")?),
-        (WITH_REDIS, "REDIS__ALLOW_PLAINTEXT", "true".to_owned()),
+        (&Role::ALL, "POSTGRES__TLS__ENABLED", "true".to_owned()),
+        (&Role::ALL, "POSTGRES__TLS__CA_FILE", authority.clone()),
+        (WITH_REDIS, "REDIS__URL_FILE", write(files, "redis", "rediss://view:Gf4Ds7Az0Xc3@cache:6379/0")?),
+        (WITH_REDIS, "REDIS__TLS__CA_FILE", authority),
         (WITH_TOKENS, "AUTH__JWKS_FILE", write(files, "jwks", &keys)?),
         (KEYED, "KEYS__SECRET_FILES__K1", write(files, "k1", "8Zq4yT0vMhbd1sXo9pKw2LrUeC7nGfJt\n")?),
         (GATEWAY, "KEYS__ACTIVE_ID", "k1".to_owned()),
