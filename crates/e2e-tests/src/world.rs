@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use couponctl::api::{Answer, Client};
 use infrastructure_http::TokenMint;
 use infrastructure_http::time::to_rfc3339;
+use infrastructure_kafka::config::{SaslMechanism, SecurityProtocol};
 use infrastructure_kafka::{
     Connection, KafkaSection, LogBounds, NewRecord, Producer, ProducerPurpose, Reader, Topic, TopicLayout,
 };
@@ -632,13 +633,20 @@ impl World {
 }
 
 fn connect(servers: &Servers, namespace: &Namespace) -> Result<(Connection, TopicLayout)> {
-    let section = KafkaSection {
+    let mut section = KafkaSection {
         bootstrap_servers: servers.kafka_bootstrap().to_owned(),
         topic_prefix: namespace.topic_prefix.clone(),
         group_prefix: namespace.group_prefix.clone(),
         partitions: u16::try_from(namespace.partitions)?,
         ..KafkaSection::default()
     };
+    if let Some(encryption) = servers.encryption() {
+        section.security_protocol = SecurityProtocol::SaslSsl;
+        section.ssl_ca_file = Some(encryption.ca_file());
+        section.sasl_mechanism = Some(SaslMechanism::ScramSha512);
+        section.sasl_username = Some(encryption.kafka_user().to_owned());
+        section.sasl_password = Some(std::fs::read_to_string(encryption.password_file())?);
+    }
     let layout = section.layout(false);
     let unwatched = Metrics::new("e2e");
     let collectors = metrics::kafka(&unwatched, &unwatched.int_gauges(&catalogue::DEPENDENCY_UP));

@@ -9,6 +9,7 @@ mod both_stores_behind;
 mod commands_repeated;
 mod decided_late;
 mod described;
+mod encrypted;
 mod flood_of_garbage;
 mod granted_stored_pushed;
 mod halted_tail;
@@ -89,6 +90,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
     ("every_answer_is_one_that_the_served_document_describes", described::scenario),
     ("beyond_a_limit_the_answer_is_503_or_the_turn_comes_later", limits::scenario),
+    ("through_tls_alone_a_crowd_is_served_and_strangers_are_refused_by_key", encrypted::scenario),
     ("services_refuse_wrong_topics_and_wait_for_missing_ones", wrong_topics::scenario),
     ("every_binary_explains_itself_and_refuses_a_wrong_configuration", binaries::scenario),
     ("prod_takes_a_complete_configuration_and_refuses_each_careless_one_by_key", prod_refusals::scenario),
