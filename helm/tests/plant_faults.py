@@ -55,6 +55,7 @@ FAULTS = [
     ("a setting that no service knows", f"{T}/_connections.tpl", '"bootstrap_servers" .bootstrapServers', '"bootstrap" .bootstrapServers', "test_services_take_their_configuration"),
     ("probes that nobody outside the pod reaches", f"{T}/_connections.tpl", '"listen" (printf "0.0.0.0:%d" (int $facts.ports.ops))', '"listen" (printf "127.0.0.1:%d" (int $facts.ports.ops))', "test_services_take_their_configuration"),
     ("keys for a service that does without", f"{T}/_connections.tpl", '{{- if has "keys" .needs }}\n- secret:', "{{- if true }}\n- secret:", "test_every_mounted_secret_is_read"),
+    ("a database in the open", f"{T}/_connections.tpl", '(set $files "enabled" true)', '(dict "enabled" false)', "test_with_everything_on_nothing_travels_in_the_open"),
     ("a job that counts other partitions", f"{T}/_connections.tpl", '"partitions" .partitions', '"partitions" (ternary 6 .partitions (eq $.key "topics"))', "test_services_agree_about_the_log"),
     ("draining for longer than there is time", f"{T}/_connections.tpl", "mul $values.shutdown.budgetSeconds 1000", "mul $values.shutdown.budgetSeconds 3000", "test_drain_fits_into_grace"),
     ("another default than the program's", "helm/firstcome/values.yaml", "leewaySeconds: 5", "leewaySeconds: 30", "test_defaults_are_the_programs_own"),

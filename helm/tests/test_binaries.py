@@ -23,12 +23,12 @@ MADE = "8Zq4yT0vMhbd1sXo9pKw2LrUeC7nGfJt-Xk"
 TLS = pathlib.Path(__file__).with_name("tls_for_tests_only.pem").read_text()
 
 
-def secret_value(path):
-    """What an operator would have put into the secret that is mounted there."""
+def secret_value(path, tls):
+    """What an operator would have put into the secret that is mounted there; tls where Redis speaks it."""
     if path.startswith("postgres/"):
         return f"postgres://writer:{MADE}@db:5432/firstcome"
     if path.startswith("redis/"):
-        return f"redis://:{MADE}@cache:6379/0"
+        return f"redis{'s' if tls else ''}://view:{MADE}@cache:6379/0"
     if path.split("/")[0].endswith("-tls"):
         return TLS
     return json.dumps(JWKS) if path.endswith("jwks.json") else MADE
@@ -38,6 +38,7 @@ def on_disk(objects, pod, folder):
     """Lays out what a pod finds mounted, and gives its command line with paths to there."""
     configs = {name(thing): thing["data"] for thing in of_kind(objects, "ConfigMap")}
     volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+    speaks_tls_to_redis = "redis-tls/" in json.dumps(volumes)
     [container] = pod["containers"]
     for mount in container.get("volumeMounts", []):
         at = folder / mount["mountPath"].lstrip("/")
@@ -51,7 +52,7 @@ def on_disk(objects, pod, folder):
             for item in source["secret"]["items"]:
                 file = at / item["path"]
                 file.parent.mkdir(exist_ok=True, parents=True)
-                file.write_text(secret_value(item["path"]))
+                file.write_text(secret_value(item["path"], speaks_tls_to_redis))
     program = BINARIES / pathlib.Path(container["command"][0]).name
     arguments = [str(folder) + argument if argument.startswith("/etc/") else argument for argument in container.get("args", [])]
     return [program, *arguments]
@@ -118,6 +119,26 @@ def test_every_mounted_secret_is_read(case, service, tmp_path):
         checked = run([*command, "--check-config"])
         assert checked.returncode == 2 and str(file) in checked.stderr, checked.stderr
         file.write_text(held)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_with_everything_on_nothing_travels_in_the_open(service, tmp_path):
+    """In prod, with TLS to all three, no connection is excused: a URL that would open one is refused."""
+    needs_reconcile(service)
+    objects = render("full")
+    command = on_disk(objects, pod_of(objects, service), tmp_path)
+    effective = dict(re.findall(r"^(\S+) = (.*?) # .*$", run([*command, "--print-config"]).stdout, re.M))
+    assert effective["kafka.security_protocol"] == '"sasl_ssl"' and effective["postgres.tls.enabled"] == "true"
+    excused = {key: value for key, value in effective.items() if key.endswith(".allow_plaintext")}
+    assert len(excused) == (2 if service == "db-writer" else 3) and set(excused.values()) == {"false"}, excused
+    for store, (url, key) in {"postgres": ("postgres://w@db/f?sslmode=disable", "postgres.url"), "redis": ("redis://cache", "redis.allow_plaintext")}.items():
+        file = tmp_path / "etc/firstcome/secrets" / store / "url"
+        if file.exists():
+            held = file.read_text()
+            file.write_text(url)
+            refused = run([*command, "--check-config"])
+            assert refused.returncode == 2 and f"{key}: " in refused.stderr, refused.stderr
+            file.write_text(held)
 
 
 def test_services_agree_about_the_log(case):

@@ -49,7 +49,7 @@ CHANGED = {
 # Shown to do something elsewhere, since rules and dashboards may not lie here yet: test_boards.py.
 ELSEWHERE = re.compile(r"^monitoring\.(rules|dashboards)\.")
 # May be refused instead: that counts as an effect too.
-REFUSED = {"internalOnly", "postgres.allowPlaintext", "redis.allowPlaintext", "kafka.tls.enabled", "profile"}
+REFUSED = {"internalOnly", "postgres.allowPlaintext", "redis.allowPlaintext", "kafka.tls.enabled", "postgres.tls.enabled", "redis.tls.enabled", "profile"}
 
 
 def resolve(schema):

@@ -2,6 +2,31 @@
 
 {{- define "firstcome.secretsFolder" -}}/etc/firstcome/secrets{{- end }}
 
+{{/* The keys of the files behind a connection's TLS, as JSON; none without a secret. Takes tls (of the values), store and prefix (of the keys). */}}
+{{- define "firstcome.tlsFiles" -}}
+{{- $files := dict }}
+{{- if and .tls.enabled .tls.existingSecret }}
+  {{- range $key, $file := dict "ca_file" .tls.caKey "certificate_file" .tls.certKey "key_file" .tls.keyKey }}
+  {{- if $file }}{{ $_ := set $files (print $.prefix $key) (printf "%s/%s-tls/%s" (include "firstcome.secretsFolder" $) $.store $file) }}{{ end }}
+  {{- end }}
+{{- end }}
+{{- toJson $files }}
+{{- end }}
+
+{{/* The secret behind them, as a source of a volume. Takes tls and store. */}}
+{{- define "firstcome.tlsSource" -}}
+{{- if and .tls.enabled .tls.existingSecret }}
+- secret:
+    name: {{ .tls.existingSecret }}
+    items:
+      {{- range list .tls.caKey .tls.certKey .tls.keyKey }}
+      {{- with . }}
+      - {key: {{ . | quote }}, path: {{ printf "%s-tls/%s" $.store . | quote }}}
+      {{- end }}
+      {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The sections of what a program needs, as JSON. Takes root, key (of the service) and needs. */}}
 {{- define "firstcome.connections" -}}
 {{- $values := .root.Values }}
@@ -12,11 +37,7 @@
   {{- $security := ternary "ssl" "plaintext" .tls.enabled }}
   {{- if .sasl.mechanism }}{{ $security = printf "sasl_%s" $security }}{{ end }}
   {{- $kafka := dict "bootstrap_servers" .bootstrapServers "topic_prefix" .topicPrefix "group_prefix" .groupPrefix "partitions" .partitions "replication_factor" .replicationFactor "min_insync_replicas" .minInsyncReplicas "security_protocol" $security "allow_plaintext" .allowPlaintext }}
-  {{- if and .tls.enabled .tls.existingSecret }}
-    {{- range $key, $file := dict "ssl_ca_file" .tls.caKey "ssl_certificate_file" .tls.certKey "ssl_key_file" .tls.keyKey }}
-    {{- if $file }}{{ $_ := set $kafka $key (printf "%s/kafka-tls/%s" $folder $file) }}{{ end }}
-    {{- end }}
-  {{- end }}
+  {{- $kafka = merge $kafka (include "firstcome.tlsFiles" (dict "tls" .tls "store" "kafka" "prefix" "ssl_") | fromJson) }}
   {{- if .sasl.mechanism }}
     {{- $_ := merge $kafka (dict "sasl_mechanism" .sasl.mechanism "sasl_username" .sasl.username "sasl_password_file" (printf "%s/kafka-sasl/password" $folder)) }}
   {{- end }}
@@ -24,10 +45,17 @@
   {{- end }}
 {{- end }}
 {{- if has "postgres" .needs }}
-  {{- $_ := set $out "postgres" (dict "url_file" (printf "%s/postgres/url" $folder) "allow_plaintext" $values.postgres.allowPlaintext) }}
+  {{- $postgres := dict "url_file" (printf "%s/postgres/url" $folder) "allow_plaintext" $values.postgres.allowPlaintext }}
+  {{- if $values.postgres.tls.enabled }}
+    {{- $files := dict "tls" $values.postgres.tls "store" "postgres" "prefix" "" | include "firstcome.tlsFiles" | fromJson }}
+    {{- $_ := set $postgres "tls" (set $files "enabled" true) }}
+  {{- end }}
+  {{- $_ := set $out "postgres" $postgres }}
 {{- end }}
 {{- if has "redis" .needs }}
-  {{- $_ := set $out "redis" (dict "url_file" (printf "%s/redis/url" $folder) "allow_plaintext" $values.redis.allowPlaintext "key_prefix" $values.redis.keyPrefix) }}
+  {{- $redis := dict "url_file" (printf "%s/redis/url" $folder) "allow_plaintext" $values.redis.allowPlaintext "key_prefix" $values.redis.keyPrefix }}
+  {{- with dict "tls" $values.redis.tls "store" "redis" "prefix" "" | include "firstcome.tlsFiles" | fromJson }}{{ $_ := set $redis "tls" . }}{{ end }}
+  {{- $_ := set $out "redis" $redis }}
 {{- end }}
 {{- if has "auth" .needs }}
   {{- with $values.auth }}
@@ -78,16 +106,7 @@
 {{- $values := .root.Values }}
 {{- if has "kafka" .needs }}
 {{- with $values.kafka }}
-{{- if and .tls.enabled .tls.existingSecret }}
-- secret:
-    name: {{ .tls.existingSecret }}
-    items:
-      {{- range list .tls.caKey .tls.certKey .tls.keyKey }}
-      {{- with . }}
-      - {key: {{ . | quote }}, path: {{ printf "kafka-tls/%s" . | quote }}}
-      {{- end }}
-      {{- end }}
-{{- end }}
+{{- include "firstcome.tlsSource" (dict "tls" .tls "store" "kafka") }}
 {{- if .sasl.mechanism }}
 - secret:
     name: {{ .sasl.existingSecret }}
@@ -103,6 +122,7 @@
     name: {{ .existingSecret }}
     items:
       - {key: {{ index .urlKeys $.key | default .urlKeys.default | quote }}, path: {{ $store }}/url}
+{{- include "firstcome.tlsSource" (dict "tls" .tls "store" $store) }}
 {{- end }}
 {{- end }}
 {{- end }}
