@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status build test tools chart-test cluster-test bench-quick observability-check lint fmt
+.PHONY: help demo up down status build test spans-test tools chart-test cluster-test bench-quick observability-check lint fmt
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -33,6 +33,12 @@ test: ## All tests, on real Kafka, PostgreSQL and Redis
 	cargo build --workspace --bins
 	$(DEBUG)/local-stack exec -- cargo test --workspace
 	cd crates/couponctl/oracle && python3 -m unittest
+
+spans-test: ## The services with the feature `otlp`: lints, and their spans at a collector
+	@deploy/prerequisites.sh
+	cargo clippy -p service-runtime -p api-gateway -p stock-consumer -p db-writer -p notifier -p e2e-tests --features otlp --all-targets -- -D warnings
+	cargo test -p service-runtime --features otlp --lib trace
+	cargo test -p e2e-tests --features otlp -- the_spans_of_a_press
 
 tools: ## Fetch the pinned tools of chart-test, once, into a folder outside the tree
 	@helm/tests/tools.sh

@@ -9,8 +9,9 @@ use coupon_domain::{Claim, ClaimId, Command, CouponId, Offset, Partition, Timest
 use infrastructure_http::{Code, Problem};
 use infrastructure_kafka::{AppendError, NewRecord, Producer};
 use parking_lot::Mutex;
+use service_runtime::trace::{Carried, TraceHeaders};
 use service_runtime::{Clock, Ended, Tasks};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
 use crate::broker_clock::BrokerClock;
@@ -103,14 +104,14 @@ impl StrangeLines {
 
 impl Appender {
     /// Appends a claim, or shares the append of the same claim that is under way.
-    pub(crate) async fn claim(&self, claim: &Claim) -> Outcome {
+    pub(crate) async fn claim(&self, claim: &Claim, trace: Option<&Carried>) -> Outcome {
         loop {
             match self.in_flight.join(claim.claim_id) {
                 Joined::Leader(leader) => {
                     let payload = encode_claim(claim);
                     let claim_id = claim.claim_id.to_string();
                     let coupon_id = claim.claim_id.coupon_id;
-                    let outcome = self.append(coupon_id, &payload, ("claim_id", &claim_id)).await;
+                    let outcome = self.append(coupon_id, &payload, ("claim_id", &claim_id), trace).await;
                     leader.finish(&outcome);
                     return outcome;
                 }
@@ -127,10 +128,16 @@ impl Appender {
     pub(crate) async fn command(&self, command: &Command) -> Outcome {
         let payload = encode_command(command);
         let command_id = command.command_id.to_string();
-        self.append(command.command_id.coupon_id, &payload, ("command_id", &command_id)).await
+        self.append(command.command_id.coupon_id, &payload, ("command_id", &command_id), None).await
     }
 
-    async fn append(&self, coupon_id: CouponId, payload: &[u8], id: (&str, &str)) -> Outcome {
+    async fn append(
+        &self,
+        coupon_id: CouponId,
+        payload: &[u8],
+        id: (&str, &str),
+        trace: Option<&Carried>,
+    ) -> Outcome {
         let partition = coupon_id.partition();
         if self.strange_lines.holds(partition) {
             return Err(NoTicket::LogMismatch);
@@ -138,13 +145,17 @@ impl Appender {
         // What was decided before this was sent lies before it, if the log is the one we know.
         let decided = self.states.decided(partition);
         let key = coupon_id.to_string();
+        let trace = trace.map(TraceHeaders::new);
+        let mut headers: SmallVec<[(&str, &[u8]); 4]> =
+            smallvec![(id.0, id.1.as_bytes()), ("coupon_id", key.as_bytes())];
+        headers.extend(trace.iter().flat_map(TraceHeaders::iter));
         let sent = self.clock.now();
         let record = NewRecord {
             topic: &self.topic,
             partition: partition.number(),
             key: key.as_bytes(),
             payload: Some(payload),
-            headers: &[(id.0, id.1.as_bytes()), ("coupon_id", key.as_bytes())],
+            headers: &headers,
         };
         let acknowledged = match self.producer.append(record).await {
             Ok(acknowledged) => acknowledged,
@@ -172,7 +183,7 @@ impl Appender {
         if let (Some(offset), Some(decided)) = (offset, decided)
             && offset <= decided
         {
-            tracing::error!(%partition, %offset, %decided, "the log ends before what was decided: no 202 for it from now on");
+            tracing::error!(runbook = "CouponPartitionHalted", %partition, %offset, %decided, "the log ends before what was decided: no 202 for it from now on");
             self.strange_lines.add(partition);
             return Err(NoTicket::LogMismatch);
         }

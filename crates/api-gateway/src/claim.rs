@@ -17,10 +17,13 @@ use coupon_domain::{
 use infrastructure_http::headers::idempotency_key;
 use infrastructure_http::listener::without_fields;
 use infrastructure_http::time::to_rfc3339;
+use infrastructure_http::trace::{self, Arrived};
 use infrastructure_http::{ClaimView, Code, Problem};
 use infrastructure_redis::{Prefilter, RedisError};
 use serde::Serialize;
+use service_runtime::trace::{Carried, NewSpan, Span, SpanKind};
 use smallvec::SmallVec;
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use crate::Desk;
@@ -33,9 +36,15 @@ pub(crate) async fn post(
     desk: Data<Desk>,
     body: Result<Bytes, actix_web::Error>,
 ) -> Result<HttpResponse, Problem> {
-    let response = press(&request, &path, &desk, body).await;
+    let arrived = Arrived::with(request.headers());
+    let mut span = desk.begin_span(&request, "POST claim", &arrived);
+    let pressing = press(&request, &path, &desk, body, span.carried());
+    let response = pressing.instrument(span.for_logs()).await;
     if let Err(problem) = &response {
         desk.metrics.refused(problem.code());
+        if problem.code().status().is_server_error() {
+            span.failed(problem.code().as_str());
+        }
     }
     response
 }
@@ -45,6 +54,7 @@ async fn press(
     path: &str,
     desk: &Desk,
     body: Result<Bytes, actix_web::Error>,
+    trace: Option<&Carried>,
 ) -> Result<HttpResponse, Problem> {
     let _place = desk.in_flight.take().ok_or_else(|| {
         Problem::new(Code::Overloaded, "as many claims as this process takes are under way")
@@ -79,7 +89,7 @@ async fn press(
     }
 
     let claim = Claim { claim_id, user_id: caller.user_id, received_at: desk.context.clock.now() };
-    match desk.appender.claim(&claim).await {
+    match desk.appender.claim(&claim, trace).await {
         Ok(ticket) => {
             desk.metrics.accepted.inc();
             Ok(accepted(desk, key, claim_id, &ticket))
@@ -240,6 +250,20 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
 }
 
 impl Desk {
+    /// Begins the span of a request; none where its sender wants none.
+    fn begin_span(&self, request: &HttpRequest, name: &'static str, arrived: &Arrived) -> Span {
+        let parent = match arrived {
+            Arrived::Nothing => None,
+            Arrived::Unrecorded(_) => return Span::none(),
+            Arrived::Recorded(carried) => Some(&**carried),
+        };
+        let span = self.context.tracer.begin(NewSpan { name, kind: SpanKind::Server, parent, links: &[] });
+        if let Some(carried) = span.carried() {
+            trace::note(request, carried.context);
+        }
+        span
+    }
+
     /// A coupon that is on offer, or was.
     pub(crate) fn known_coupon(&self, coupon_id: CouponId) -> Result<Arc<PublishedState>, Problem> {
         let unknown = || Problem::new(Code::UnknownCoupon, format!("there is no coupon {coupon_id}"));
@@ -262,7 +286,7 @@ impl Desk {
     pub(crate) fn key_of(&self, state: &CouponState) -> Result<&Key, Problem> {
         let key_id = state.definition.key_id();
         self.keys.get(key_id).ok_or_else(|| {
-            tracing::error!(coupon.id = %state.coupon_id, "key {key_id} is not configured here");
+            tracing::error!(runbook = "CouponKeysDiffer", coupon.id = %state.coupon_id, "key {key_id} is not configured here");
             Problem::new(Code::Unavailable, "this gateway does not hold the coupon's key")
         })
     }

@@ -11,7 +11,7 @@ use infrastructure_postgres::PostgresSection;
 use infrastructure_redis::RedisSection;
 use serde::{Deserialize, Serialize};
 use service_runtime::{
-    KeysSection, LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig,
+    KeysSection, LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig, TraceSection,
 };
 
 /// Everything that can be set.
@@ -24,6 +24,8 @@ pub struct Config {
     pub ops: OpsSection,
     /// Logs.
     pub log: LogSection,
+    /// Traces.
+    pub trace: TraceSection,
     /// The users' listener.
     pub http: HttpSection,
     /// The operators' listener.
@@ -50,6 +52,7 @@ impl Default for Config {
             profile: Profile::default(),
             ops: OpsSection { drain_ms_max: 10_000, ..OpsSection::default() },
             log: LogSection::default(),
+            trace: TraceSection::default(),
             http: HttpSection::default(),
             admin: HttpSection {
                 listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
@@ -200,7 +203,7 @@ impl Default for WalletSection {
 
 impl ServiceConfig for Config {
     fn runtime(&self) -> RuntimeSections<'_> {
-        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log, trace: Some(&self.trace) }
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use actix_web::web::{self, Data};
 use coupon_domain::{KeyId, KeyRing};
-use infrastructure_http::{AdminVerifier, Farewell, UserVerifier, listener};
+use infrastructure_http::{AccessLog, AdminVerifier, Farewell, UserVerifier, listener};
 use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic, TopicLayout};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
@@ -138,11 +138,13 @@ impl Service for ApiGateway {
         });
 
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());
-        let measured = metrics.request_seconds.clone();
         let farewell = Farewell::default();
-        let users =
-            listener::serve(&config.http, "http", measured.clone(), drain, &farewell, user_routes(&desk));
-        let admin = listener::serve(&config.admin, "admin", measured, drain, &farewell, admin::routes(&desk));
+        let observer = listener::Observer {
+            request_seconds: metrics.request_seconds.clone(),
+            access: AccessLog::new(&desk.keys),
+        };
+        let users = listener::serve(&config.http, "http", observer.clone(), drain, &farewell, user_routes(&desk));
+        let admin = listener::serve(&config.admin, "admin", observer, drain, &farewell, admin::routes(&desk));
         let (users, admin) = (users.map_err(Ended::Configuration)?, admin.map_err(Ended::Configuration)?);
         let handles = [users.handle(), admin.handle()];
         let serving = [context.tasks.spawn("http", users), context.tasks.spawn("admin", admin)];

@@ -9,7 +9,9 @@ use std::time::Duration;
 use actix_web::HttpRequest;
 use actix_web::web::{self, Data};
 use anyhow::{Context, Result, ensure};
-use infrastructure_http::{AuthSection, Farewell, HttpSection, Problem, UserVerifier, listener};
+use coupon_domain::KeyRing;
+use infrastructure_http::listener::Observer;
+use infrastructure_http::{AccessLog, AuthSection, Farewell, HttpSection, Problem, UserVerifier, listener};
 use local_stack::{Credentials, PortLease, PortWish};
 use serde::{Deserialize, Serialize};
 use service_runtime::{Metrics, catalogue};
@@ -75,14 +77,17 @@ pub(crate) fn serve() -> Result<()> {
     let settings: Settings = serde_json::from_str(&line).context("the settings on standard input")?;
     let verifier = Data::new(UserVerifier::new(&settings.auth).map_err(anyhow::Error::msg)?);
     let metrics = Metrics::new("bare-route");
-    let measured = metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS);
+    let observer = Observer {
+        request_seconds: metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS),
+        access: AccessLog::new(&KeyRing::default()),
+    };
     let routes = move |app: &mut web::ServiceConfig| {
         app.app_data(verifier.clone()).route("/v1/coupons/{coupon_id}/claims", web::post().to(ok));
     };
     // The same runtime as a service's.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let server = listener::serve(&settings.http, "http", measured, DRAIN, &Farewell::default(), routes);
+        let server = listener::serve(&settings.http, "http", observer, DRAIN, &Farewell::default(), routes);
         let server = server.map_err(anyhow::Error::msg)?;
         let parent = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_to_end(&mut Vec::new()));
         tokio::select! {

@@ -85,6 +85,7 @@ pub struct Key {
     coupon_code: HmacSha256,
     slot: HmacSha256,
     stream_token: HmacSha256,
+    log_user: HmacSha256,
     fingerprint: [u8; 8],
 }
 
@@ -106,6 +107,7 @@ impl Key {
             coupon_code: derive("firstcome coupon code v1"),
             slot: derive("firstcome slot v1"),
             stream_token: derive("firstcome stream token v1"),
+            log_user: derive("firstcome user in logs v1"),
             fingerprint,
         })
     }
@@ -159,6 +161,12 @@ impl Key {
         first(&tag(&self.stream_token, parts))
     }
 
+    /// Sixteen hex digits that stand for a user in logs: the same for the same user, and nobody without the key finds out whose they are.
+    #[must_use]
+    pub fn user_hash(&self, user: &UserId) -> String {
+        data_encoding::HEXLOWER.encode(&first::<8>(&tag(&self.log_user, &[user.as_str().as_bytes()])))
+    }
+
     /// Sixteen hex digits by which operators see that two services hold the same key. They reveal nothing of it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -195,6 +203,12 @@ impl KeyRing {
     #[must_use]
     pub fn owns(&self, claim_id: &ClaimId, user: &UserId) -> bool {
         self.keys.values().any(|key| key.owns(claim_id, user))
+    }
+
+    /// What stands for a user in logs: made by the key with the first id, the same wherever the same keys are held. None without any key.
+    #[must_use]
+    pub fn user_hash(&self, user: &UserId) -> Option<String> {
+        self.keys.values().next().map(|key| key.user_hash(user))
     }
 
     /// The keys in the order of their ids.
@@ -287,6 +301,17 @@ mod tests {
         let golden = include_str!("../golden/keys_v1.txt");
         let found = format!("{claim}\n{command}\n{slot}\n{}\n", key(1).fingerprint());
         assert_eq!(found, golden);
+    }
+
+    #[test]
+    fn a_users_hash_in_logs_depends_on_the_key_and_names_nobody() {
+        let ring = KeyRing::new([("a".parse().unwrap(), key(2)), ("b".parse().unwrap(), key(1))].into());
+        let ann = ring.user_hash(&user("ann")).unwrap();
+        assert_eq!(ann, key(2).user_hash(&user("ann")));
+        assert_eq!(ann.len(), 16);
+        assert_ne!(ann, key(1).user_hash(&user("ann")));
+        assert_ne!(ann, key(2).user_hash(&user("bob")));
+        assert_eq!(KeyRing::default().user_hash(&user("ann")), None);
     }
 
     #[test]

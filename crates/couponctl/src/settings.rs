@@ -116,7 +116,7 @@ struct ToolConfig {
 
 impl ServiceConfig for ToolConfig {
     fn runtime(&self) -> RuntimeSections<'_> {
-        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log, trace: None }
     }
 
     /// Each command checks the sections that it needs, once the flags are on top.

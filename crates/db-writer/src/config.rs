@@ -4,7 +4,7 @@ use infrastructure_kafka::KafkaSection;
 use infrastructure_postgres::PostgresSection;
 use serde::{Deserialize, Serialize};
 use service_runtime::{
-    KeysSection, LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig,
+    KeysSection, LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig, TraceSection,
 };
 
 /// Everything that can be set.
@@ -17,6 +17,8 @@ pub struct Config {
     pub ops: OpsSection,
     /// Logs.
     pub log: LogSection,
+    /// Traces.
+    pub trace: TraceSection,
     /// Kafka.
     pub kafka: KafkaSection,
     /// PostgreSQL.
@@ -47,7 +49,7 @@ impl Default for WriteSection {
 
 impl ServiceConfig for Config {
     fn runtime(&self) -> RuntimeSections<'_> {
-        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log, trace: Some(&self.trace) }
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -17,7 +17,9 @@ use coupon_domain::{
 };
 use infrastructure_kafka::Reader;
 use infrastructure_postgres::batch::{IssuedCoupon, Move, OutcomeRows, has_row};
+use service_runtime::Tracer;
 use service_runtime::partition::{Halt, Interrupted};
+use service_runtime::trace::{self, Carried};
 
 use crate::handover::Handover;
 
@@ -27,7 +29,13 @@ const POLL: Duration = Duration::from_millis(100);
 /// What the writer gets.
 pub(crate) enum Prepared {
     /// Claims' outcomes: possibly no row at all, where all were copies or write nothing.
-    Outcomes { step: Move, rows: Box<OutcomeRows>, appended_at_ms: Vec<i64>, copies: u64 },
+    Outcomes {
+        step: Move,
+        rows: Box<OutcomeRows>,
+        appended_at_ms: Vec<i64>,
+        copies: u64,
+        traces: Vec<Carried>,
+    },
     /// A command's outcome, a batch of its own.
     Command { step: Move, outcome: Box<(Offset, Timestamp, CommandOutcome, CouponState)> },
     /// Nothing further can be prepared.
@@ -47,6 +55,7 @@ pub(crate) struct Preparer {
     pub(crate) last_record: Option<RecordIdentity>,
     pub(crate) batch_records_max: usize,
     pub(crate) drain_seconds: prometheus::Histogram,
+    pub(crate) tracer: Tracer,
 }
 
 /// A batch that is being filled.
@@ -55,11 +64,16 @@ struct Batch {
     rows: Box<OutcomeRows>,
     appended_at_ms: Vec<i64>,
     copies: u64,
+    /// Of those outcomes that carry one, while somebody takes spans.
+    traces: Vec<Carried>,
 }
+
+/// An outcome, where it stands, and the trace that it carries.
+type Read = (Offset, Outcome, Option<Box<Carried>>);
 
 impl Batch {
     fn starting_at(from: OutcomeWatermark) -> Self {
-        Self { from, rows: Box::default(), appended_at_ms: Vec::new(), copies: 0 }
+        Self { from, rows: Box::default(), appended_at_ms: Vec::new(), copies: 0, traces: Vec::new() }
     }
 }
 
@@ -72,8 +86,8 @@ impl Preparer {
     fn prepare(&mut self, writer: &Handover) -> ControlFlow<()> {
         let (outcomes, trouble) = self.drain();
         let mut batch = Batch::starting_at(self.watermark);
-        for (outcome_offset, outcome) in outcomes {
-            if let Err(interrupted) = self.take(outcome_offset, outcome, &mut batch, writer)? {
+        for read in outcomes {
+            if let Err(interrupted) = self.take(read, &mut batch, writer)? {
                 self.flush(&mut batch, writer)?;
                 return give_up(writer, interrupted);
             }
@@ -91,8 +105,9 @@ impl Preparer {
     }
 
     /// Takes what is there. An outcome that cannot be read ends the batch; what stands before it is still written.
-    fn drain(&self) -> (Vec<(Offset, Outcome)>, Option<Interrupted>) {
+    fn drain(&self) -> (Vec<Read>, Option<Interrupted>) {
         let (mut outcomes, mut trouble, mut started) = (Vec::new(), None, Instant::now());
+        let is_recording = self.tracer.is_recording();
         let drained = self.reader.drain(self.batch_records_max, POLL, |record| {
             if outcomes.is_empty() {
                 started = Instant::now();
@@ -100,7 +115,8 @@ impl Preparer {
             let offset = Offset::new(record.offset());
             match (offset, decode_outcome(record.payload().unwrap_or_default())) {
                 (Ok(offset), Ok(outcome)) => {
-                    outcomes.push((offset, outcome));
+                    let trace = if is_recording { trace::of_record(&record) } else { None };
+                    outcomes.push((offset, outcome, trace));
                     return ControlFlow::Continue(());
                 }
                 (_, Err(error @ RecordError::NewerVersion { .. })) => {
@@ -123,8 +139,7 @@ impl Preparer {
     /// Takes one outcome into the batch. Breaks where the writer has hung up.
     fn take(
         &mut self,
-        outcome_offset: Offset,
-        outcome: Outcome,
+        (outcome_offset, outcome, trace): Read,
         batch: &mut Batch,
         writer: &Handover,
     ) -> ControlFlow<(), Result<(), Interrupted>> {
@@ -140,7 +155,7 @@ impl Preparer {
                 batch.copies += 1;
                 return ControlFlow::Continue(Ok(()));
             }
-            Ok(Accepted::Take) => {}
+            Ok(Accepted::Take) => batch.traces.extend(trace.map(|carried| *carried)),
         }
         let identity = RecordIdentity::of_outcome(&outcome);
         let (src_offset, appended_at, is_new) = (outcome.src_offset, outcome.appended_at, outcome.is_new());
@@ -234,9 +249,9 @@ impl Preparer {
             return ControlFlow::Continue(());
         }
         let step = self.step(batch.from);
-        let Batch { rows, appended_at_ms, copies, .. } =
+        let Batch { rows, appended_at_ms, copies, traces, .. } =
             std::mem::replace(batch, Batch::starting_at(self.watermark));
-        writer.give(Prepared::Outcomes { step, rows, appended_at_ms, copies })
+        writer.give(Prepared::Outcomes { step, rows, appended_at_ms, copies, traces })
     }
 
     fn step(&self, from: OutcomeWatermark) -> Move {

@@ -15,6 +15,7 @@ use infrastructure_postgres::progress::{self, Progress};
 use infrastructure_postgres::{Connection, PostgresError, closures, coupons};
 use service_runtime::limit::QueueByPartition;
 use service_runtime::partition::{Halt, Interrupted, PartitionJob, Worker};
+use service_runtime::trace::{NewSpan, Span, SpanKind};
 use service_runtime::{Context, Ended};
 
 use crate::config::Config;
@@ -145,6 +146,7 @@ impl<'a> Session<'a> {
             last_record: progress.last_record,
             batch_records_max: usize::try_from(config.batch_records_max).unwrap_or(1),
             drain_seconds: shared.metrics.drain_seconds.clone(),
+            tracer: shared.context.tracer.clone(),
         };
         let publisher = Publisher::start(
             &shared.runtime,
@@ -187,6 +189,7 @@ impl<'a> Session<'a> {
 
     fn write(&mut self, prepared: Prepared) -> Result<(), Interrupted> {
         let (shared, started) = (self.shared, Instant::now());
+        let mut span = self.begin_span(&prepared);
         let (connection, postgres) = (&mut self.connection, &shared.metrics.postgres);
         let (written, to) = match &prepared {
             Prepared::Outcomes { step, rows, .. } => {
@@ -201,19 +204,41 @@ impl<'a> Session<'a> {
             }
             Prepared::Interrupted(_) => return Ok(()),
         };
+        if let Err(error) = &written {
+            span.failed(if error.is_passing() { "unreachable" } else { "refused" });
+        }
         match written.map_err(interruption)? {
             Written::Conflict => {
+                span.failed("conflict");
                 shared.metrics.conflicts.inc();
                 let reason = "the watermark was moved by somebody else, or the database went back in time";
                 Err(Interrupted::Restart(reason.to_owned()))
             }
             Written::Committed { beat } => {
-                shared.metrics.write_seconds.observe(started.elapsed().as_secs_f64());
+                let took = started.elapsed();
+                shared.metrics.write_seconds.observe(took.as_secs_f64());
+                tracing::debug!(partition = %self.worker.partition(), offset = %to.next_outcome_offset,
+                    duration_ms = took.as_secs_f64() * 1_000.0, "a batch is committed");
                 self.count(&prepared);
                 self.moved(to, beat);
                 Ok(())
             }
         }
+    }
+
+    /// The span of a batch: linked to the traces of the claims in it. Where it is one claim alone, its span is the batch's parent.
+    fn begin_span(&self, prepared: &Prepared) -> Span {
+        let Prepared::Outcomes { rows, traces, .. } = prepared else { return Span::none() };
+        if traces.is_empty() {
+            return Span::none();
+        }
+        let links: Vec<_> = traces.iter().map(|carried| carried.context).collect();
+        let parent = traces.first().filter(|_| rows.claims() == 1);
+        let new = NewSpan { name: "write batch", kind: SpanKind::Consumer, parent, links: &links };
+        let mut span = self.shared.context.tracer.begin(new);
+        span.note("partition", || self.worker.partition().to_string());
+        span.note("claims", || rows.claims().to_string());
+        span
     }
 
     fn moved(&mut self, watermark: OutcomeWatermark, beat: i64) {

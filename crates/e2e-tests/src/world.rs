@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use infrastructure_http::TokenMint;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_kafka::config::{SaslMechanism, SecurityProtocol};
 use infrastructure_kafka::{
-    Connection, KafkaSection, LogBounds, NewRecord, Producer, ProducerPurpose, Reader, Topic, TopicLayout,
+    Connection, Entry, KafkaSection, LogBounds, LogCursor, NewRecord, Producer, ProducerPurpose, Reader,
+    Topic, TopicLayout,
 };
 use local_stack::{Deployment, Namespace, Role, Servers, ServersOptions, Service, ServiceSpec, Supervised};
 use reqwest::StatusCode;
@@ -436,9 +438,24 @@ impl World {
     /// # Errors
     /// They were not acknowledged.
     pub async fn append(&self, topic: Topic, partition: i32, key: &str, payload: &[u8]) -> Result<i64> {
+        self.append_with(topic, partition, key, payload, &[]).await
+    }
+
+    /// The same with headers.
+    ///
+    /// # Errors
+    /// They were not acknowledged.
+    pub async fn append_with(
+        &self,
+        topic: Topic,
+        partition: i32,
+        key: &str,
+        payload: &[u8],
+        headers: &[(&str, &[u8])],
+    ) -> Result<i64> {
         let name = self.layout.name(topic);
         let record =
-            NewRecord { topic: &name, partition, key: key.as_bytes(), payload: Some(payload), headers: &[] };
+            NewRecord { topic: &name, partition, key: key.as_bytes(), payload: Some(payload), headers };
         let acknowledged = self.producer.append(record).await?;
         acknowledged.offset.context("the broker gave no offset")
     }
@@ -468,10 +485,31 @@ impl World {
                 records.push(
                     serde_json::from_slice(record.payload().unwrap_or_default()).unwrap_or(Value::Null),
                 );
-                std::ops::ControlFlow::Continue(())
+                ControlFlow::Continue(())
             })?;
         }
         Ok(records)
+    }
+
+    /// Reads a topic's partition from its start to the end that it has now.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn read(
+        &self,
+        topic: Topic,
+        partition: i32,
+        mut take: impl FnMut(Entry) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let reader = Reader::new(&self.kafka, &self.layout.name(topic), "test")?;
+        let bounds = reader.bounds(partition)?;
+        let mut cursor = LogCursor::new(&reader, partition, bounds)?;
+        while let Some(entry) = cursor.next()? {
+            if take(entry).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the records before this offset away, as retention does.
@@ -504,7 +542,7 @@ impl World {
         while !reader.is_at_end() {
             reader.drain(10_000, GENEROUS, |record| {
                 copies.push((record.key().map(<[u8]>::to_vec), record.payload().map(<[u8]>::to_vec)));
-                std::ops::ControlFlow::Continue(())
+                ControlFlow::Continue(())
             })?;
         }
         for (key, payload) in &copies {

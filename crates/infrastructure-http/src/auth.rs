@@ -17,6 +17,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode_header};
 use serde::{Deserialize, Serialize};
 
+use crate::access;
 use crate::problem::{Code, Problem};
 
 /// Shortest HS256 secret, in bytes: as long as the hash (RFC 7518 §3.2).
@@ -187,7 +188,9 @@ impl UserVerifier {
     /// # Errors
     /// 401 that says what is wrong with the token.
     pub fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
-        Ok(Caller { user_id: self.0.verify(request)?.0 })
+        let (user_id, _) = self.0.verify(request)?;
+        access::note_user(request, &user_id);
+        Ok(Caller { user_id })
     }
 }
 
@@ -206,6 +209,7 @@ impl AdminVerifier {
     /// 401 that says what is wrong with the token.
     pub fn operator(&self, request: &HttpRequest) -> Result<Operator, Problem> {
         let (user_id, scopes) = self.0.verify(request)?;
+        access::note_user(request, &user_id);
         Ok(Operator { user_id, scopes })
     }
 }

@@ -1,6 +1,7 @@
 //! What api-gateway and notifier share of HTTP: listeners with named limits, bearer tokens, problem details, how times, preferences and
 //! idempotency keys are spelled, and the OpenAPI document that says so.
 
+mod access;
 pub mod auth;
 pub mod claim_view;
 pub mod headers;
@@ -8,7 +9,9 @@ pub mod listener;
 pub mod openapi;
 pub mod problem;
 pub mod time;
+pub mod trace;
 
+pub use access::AccessLog;
 pub use auth::{AdminVerifier, AuthSection, Caller, Operator, Scope, TokenMint, UserVerifier};
 pub use claim_view::ClaimView;
 pub use listener::{Farewell, HttpSection};

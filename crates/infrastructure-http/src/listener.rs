@@ -14,10 +14,12 @@ use actix_web::{App, HttpRequest, HttpServer};
 use prometheus::HistogramVec;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessLog;
 use crate::problem::{Code, Problem};
 
 /// Nobody has asked for so long: nobody who keeps a connection busy is left.
 const QUIET: Duration = Duration::from_millis(250);
+
 /// Stands for the route of requests that match none.
 const NO_ROUTE: &str = "none";
 
@@ -131,6 +133,15 @@ pub fn serves(request_seconds: &HistogramVec, paths: impl Iterator<Item = &'stat
     }
 }
 
+/// What is kept of requests: how long they took, and the access log.
+#[derive(Clone)]
+pub struct Observer {
+    /// Seconds by route and class of status.
+    pub request_seconds: HistogramVec,
+    /// The access log.
+    pub access: AccessLog,
+}
+
 /// Binds and prepares a server whose routes `configure` adds. Requests that match none get a 404 problem, bodies that cannot be read a
 /// 400 one. It is stopped through its handle, not by signals, and after `farewell` was said; requests under way then get `drain` to finish.
 ///
@@ -139,7 +150,7 @@ pub fn serves(request_seconds: &HistogramVec, paths: impl Iterator<Item = &'stat
 pub fn serve(
     section: &HttpSection,
     name: &'static str,
-    request_seconds: HistogramVec,
+    observer: Observer,
     drain: Duration,
     farewell: &Farewell,
     configure: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
@@ -147,15 +158,15 @@ pub fn serve(
     let body_bytes_max = usize::try_from(section.body_bytes_max).unwrap_or(usize::MAX);
     let farewell = farewell.clone();
     let factory = move || {
-        let (request_seconds, farewell) = (request_seconds.clone(), farewell.clone());
+        let (observer, farewell) = (observer.clone(), farewell.clone());
         App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
             .app_data(web::JsonConfig::default().limit(body_bytes_max).error_handler(unreadable_body))
             .app_data(web::QueryConfig::default().error_handler(unreadable_query))
             .wrap_fn(move |request, service| {
-                let (started, request_seconds, farewell) =
-                    (Instant::now(), request_seconds.clone(), farewell.clone());
+                let (started, observer, farewell) = (Instant::now(), observer.clone(), farewell.clone());
                 let route = route(&request);
+                let has_line = observer.access.arrived(&request, started);
                 let response = service.call(request);
                 async move {
                     let mut response = response.await?;
@@ -163,7 +174,11 @@ pub fn serve(
                         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
                     }
                     let labels = [route.as_str(), status_class(response.status())];
-                    request_seconds.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
+                    let took = started.elapsed();
+                    observer.request_seconds.with_label_values(&labels).observe(took.as_secs_f64());
+                    if has_line {
+                        observer.access.answered(&response, &route, took);
+                    }
                     Ok(response)
                 }
             })
@@ -255,6 +270,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
+    use coupon_domain::KeyRing;
     use prometheus::HistogramOpts;
 
     use super::*;
@@ -284,7 +300,9 @@ mod tests {
         let routes = |app: &mut ServiceConfig| {
             app.route("/here", web::get().to(async || "here"));
         };
-        let server = serve(&section, "http", measured.unwrap(), LONG, &farewell, routes).unwrap();
+        let access = AccessLog::new(&KeyRing::default());
+        let observer = Observer { request_seconds: measured.unwrap(), access };
+        let server = serve(&section, "http", observer, LONG, &farewell, routes).unwrap();
         let handle = server.handle();
         let serving = actix_web::rt::spawn(server);
         let (stay, asked) = std::sync::mpsc::sync_channel(1);

@@ -89,7 +89,9 @@ impl Code {
         }
     }
 
-    pub(crate) fn status(self) -> StatusCode {
+    /// The status of answers with this code.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

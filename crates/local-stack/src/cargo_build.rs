@@ -35,11 +35,19 @@ impl BuildProfile {
 /// Builds every binary of the workspace; cargo's own messages go to our stderr. All of them and not only those that are needed: cargo
 /// chooses the features of dependencies by what is built together, and would compile many a second time.
 pub fn build_services(profile: BuildProfile) -> Result<(), Error> {
+    build_services_with(profile, &[])
+}
+
+/// The same with these features, as in `notifier/otlp`.
+pub fn build_services_with(profile: BuildProfile, features: &[&str]) -> Result<(), Error> {
     let workspace = Workspace::find()?;
     let mut cargo = Command::new(environment::path("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace.root()).args(["build", "--workspace", "--bins"]);
     if profile == BuildProfile::Release {
         cargo.arg("--release");
+    }
+    if !features.is_empty() {
+        cargo.args(["--features", &features.join(",")]);
     }
     let status = cargo.status().map_err(Error::io("run cargo"))?;
     if status.success() {

@@ -43,7 +43,7 @@ mod supervisor;
 mod waiting;
 mod workspace;
 
-pub use cargo_build::{BuildProfile, binary, build_services};
+pub use cargo_build::{BuildProfile, binary, build_services, build_services_with};
 pub use credentials::{Credentials, KEY_ID};
 pub use deployment::{Deployment, Services};
 pub use encryption::{Encryption, write_another_authority};

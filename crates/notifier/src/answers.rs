@@ -12,7 +12,7 @@ use crate::follow::Followed;
 /// What following a claim came to.
 pub(crate) fn followed(claim_id: ClaimId, followed: &Followed) -> ClaimView {
     match followed {
-        Followed::Answer(answer) => ClaimView::answered(answer),
+        Followed::Answer(answer, _) => ClaimView::answered(answer),
         Followed::Parked(offset) => ClaimView::parked(claim_id, *offset),
         Followed::Forgotten => ClaimView::closed(claim_id),
     }
@@ -23,6 +23,27 @@ pub(crate) fn with_coupon(view: ClaimView, issued: Option<IssuedCoupon>) -> Clai
     match issued {
         Some(issued) => view.with_coupon(issued.code, issued.expires_at),
         None => view,
+    }
+}
+
+/// The `decided` event: the claim, and the trace that the press of the button belongs to, where it came with a recorded one.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DecidedEvent)]
+pub(crate) struct DecidedView {
+    #[serde(flatten)]
+    claim: ClaimView,
+    /// W3C `traceparent` of the decision; only for whoever was waiting when it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+}
+
+impl DecidedView {
+    pub(crate) fn new(claim_id: ClaimId, followed: &Followed) -> Self {
+        let traceparent = match followed {
+            Followed::Answer(_, trace) => trace.map(|context| context.to_string()),
+            Followed::Parked(_) | Followed::Forgotten => None,
+        };
+        Self { claim: self::followed(claim_id, followed), traceparent }
     }
 }
 

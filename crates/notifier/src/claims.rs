@@ -53,7 +53,7 @@ async fn wait_for_answer(desk: &Desk, claim_id: ClaimId, wait: Duration) -> Resu
     };
     let Some(followed) = followed else { return Ok(ClaimView::pending(claim_id)) };
     let mut view = followed_view(claim_id, &followed);
-    if let Followed::Answer(answer) = followed {
+    if let Followed::Answer(answer, _) = followed {
         desk.told_at(&answer, &desk.metrics.told_by_wait_seconds);
         if answer.code == ClaimCode::Granted {
             view = with_coupon(view, desk.follower.look(&claim_id, true).await.issued);

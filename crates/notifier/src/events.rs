@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use crate::Desk;
-use crate::answers::{PersistedView, followed as followed_view};
+use crate::answers::{DecidedView, PersistedView};
 use crate::claims::{no_such_claim, parse_claim};
 use crate::follow::{Followed, Following};
 
@@ -131,10 +131,10 @@ fn converse(
             yield Ok(life.retry_elsewhere());
             return;
         };
-        yield Ok(life.event("decided", None, &followed_view(claim_id, &followed)));
+        yield Ok(life.event("decided", None, &DecidedView::new(claim_id, &followed)));
         let end_id = match &followed {
             Followed::Parked(_) | Followed::Forgotten => None,
-            Followed::Answer(answer) => {
+            Followed::Answer(answer, _) => {
                 desk.told_at(answer, &desk.metrics.told_by_stream_seconds);
                 if answer.code == ClaimCode::Granted
                     && let Some(issued) = await_persisted(&desk, answer, &mut persisted).await

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset};
 use infrastructure_http::{Code, Problem};
+use service_runtime::trace::TraceContext;
 use service_runtime::{Limit, Place};
 
 use crate::look_up::{Found, Stores};
@@ -21,8 +22,8 @@ use crate::waiters::{Registration, Told, Waiters};
 /// How a claim was followed to its end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Followed {
-    /// The log has answered.
-    Answer(ClaimAnswer),
+    /// The log has answered; with the trace of the outcome, where the tail has told it.
+    Answer(ClaimAnswer, Option<TraceContext>),
     /// The claim's record could not be read and is parked.
     Parked(Offset),
     /// The coupon is retired, and nothing is written of this claim: it came too late.
@@ -85,14 +86,16 @@ impl Follower {
                 told = following.registration.told() => match told {
                     Told::Parked(offset) if following.is_of_this_press(offset) => return Followed::Parked(offset),
                     Told::Parked(_) => {}
-                    Told::Answer(answer) if answer.code == ClaimCode::Closed && !answer.is_final => {
+                    Told::Answer(answer, _) if answer.code == ClaimCode::Closed && !answer.is_final => {
                         closed = Some(answer);
                         following.untold_before = Some(following.tail.next_offset());
                         looking = true;
                         next_look.reset_immediately();
                     }
-                    Told::Answer(answer) if following.is_answered_by(&answer) => return Followed::Answer(answer),
-                    Told::Answer(_) => {}
+                    Told::Answer(answer, trace) if following.is_answered_by(&answer) => {
+                        return Followed::Answer(answer, trace);
+                    }
+                    Told::Answer(..) => {}
                 },
                 // A tail that stands still tells nobody: from now on it is looked, until it goes on.
                 () = following.tail.until_halted(), if !looking => looking = true,
@@ -105,13 +108,13 @@ impl Follower {
                         return Followed::Parked(offset);
                     }
                     if let Some(answer) = found.answer.filter(|answer| following.is_answered_by(answer)) {
-                        return Followed::Answer(answer);
+                        return Followed::Answer(answer, None);
                     }
                     let untold_before = following.untold_before;
                     if untold_before.is_some_and(|untold| found.complete_up_to.is_some_and(|offset| offset >= untold)) {
                         looking = false;
                         match closed.filter(|_| found.retired) {
-                            Some(answer) => return Followed::Answer(answer),
+                            Some(answer) => return Followed::Answer(answer, None),
                             None if found.retired && following.was_passed() => return Followed::Forgotten,
                             None => {}
                         }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use actix_web::web::{self, Data};
 use coupon_domain::ClaimAnswer;
-use infrastructure_http::{Farewell, UserVerifier, listener};
+use infrastructure_http::{AccessLog, Farewell, UserVerifier, listener};
 use infrastructure_kafka::{Connection, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
@@ -96,6 +96,7 @@ impl Service for Notifier {
         };
         let follower =
             Follower { waiting: limits.limit("waiters", config.notify.waiters_max), tails, waiters, stores };
+        let access = AccessLog::new(&keys);
         let desk = Data::new(Desk {
             verifier: UserVerifier::new(&config.auth).map_err(Ended::Configuration)?,
             streams: limits.limit("sse_streams", config.notify.streams_max),
@@ -113,9 +114,9 @@ impl Service for Notifier {
                 .route("/v1/claims/{claim_id}", web::get().to(claims::get))
                 .route("/v1/claims/{claim_id}/events", web::get().to(events::stream));
         };
-        let request_seconds = metrics.request_seconds.clone();
         let farewell = Farewell::default();
-        let server = listener::serve(&config.http, "http", request_seconds, drain, &farewell, configure)
+        let observer = listener::Observer { request_seconds: metrics.request_seconds.clone(), access };
+        let server = listener::serve(&config.http, "http", observer, drain, &farewell, configure)
             .map_err(Ended::Configuration)?;
         let handle = server.handle();
         let serving = context.tasks.spawn("http", server);

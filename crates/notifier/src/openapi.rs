@@ -6,7 +6,7 @@
 use infrastructure_http::openapi::{Access, Document, Route, text};
 use infrastructure_http::{ClaimView, Code};
 
-use crate::answers::PersistedView;
+use crate::answers::{DecidedView, PersistedView};
 use crate::events::{End, Position};
 
 const CLAIM_ID: (&str, &str) = ("claim_id", "the claim, from the 202 or from `claims/mine`");
@@ -26,7 +26,7 @@ pub fn claims() -> Document {
         .route(
             Route::get("/v1/claims/{claim_id}/events", "events", Access::UserOrStreamToken, "The claim's answer as events")
                 .description(
-                    "Server-sent events: `position` (data: PositionEvent), `decided` (ClaimView), after a grant `persisted` (PersistedEvent), \
+                    "Server-sent events: `position` (data: PositionEvent), `decided` (DecidedEvent), after a grant `persisted` (PersistedEvent), \
                      `end` (EndEvent; its id is the place in the log that the answer was given for). A stream that breaks off says the same again \
                      to whoever comes back; with the id of the `end` there is nothing more to say.",
                 )
@@ -38,6 +38,7 @@ pub fn claims() -> Document {
                 .refuses(&[Code::NotFound, Code::Overloaded, Code::ShuttingDown, Code::Unavailable]),
         )
         .schema::<Position>()
+        .schema::<DecidedView>()
         .schema::<PersistedView>()
         .schema::<End>()
 }

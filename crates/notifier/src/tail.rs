@@ -16,6 +16,7 @@ use coupon_domain::{ClaimAnswer, HaltReason, Offset, Outcome, OutcomeWatermark, 
 use infrastructure_kafka::{Connection, KafkaError, ReadError, Reader, RecordView};
 use parking_lot::RwLock;
 use service_runtime::tail::{CompactedTopic, PARTITIONS_CHECK, POLL, RECORDS_PER_TURN, keep_reading};
+use service_runtime::trace::{self, TraceContext};
 use service_runtime::{Condition, Context, Ended, LoopTurn, Shutdown};
 use tokio::sync::watch;
 
@@ -199,7 +200,12 @@ fn take_persisted(tails: &Tails, record: &RecordView<'_>) {
             }
         }
         Err(error) => {
-            tracing::error!(partition = record.partition(), offset = record.offset(), "a watermark: {error}");
+            tracing::error!(
+                runbook = "UpgradeAndRollback",
+                partition = record.partition(),
+                offset = record.offset(),
+                "a watermark: {error}"
+            );
         }
     }
 }
@@ -373,13 +379,13 @@ impl TailedPartition {
         }
         // First the place, then the waiters: see above.
         self.state.moved(&self.watermark);
-        tell(&outcome, waiters);
+        tell(&outcome, waiters, record);
         true
     }
 
     fn halt(&mut self, reason: HaltReason, detail: &str, metrics: &ServiceMetrics) {
         if self.halted.is_none() {
-            tracing::error!(partition = %self.partition, %reason, remedy = reason.remedy(),
+            tracing::error!(runbook = "CouponPartitionHalted", partition = %self.partition, %reason, remedy = reason.remedy(),
                 "the tail stands still, users are told by look-ups alone: {detail}");
         }
         self.halted = Some(reason);
@@ -407,8 +413,19 @@ fn watermark_of(persisted: &PersistedWatermark) -> OutcomeWatermark {
     }
 }
 
+/// A line for each answer that somebody waits for.
+fn told(answer: &ClaimAnswer, context: Option<TraceContext>) {
+    tracing::trace!(
+        claim.id = %answer.claim_id,
+        code = answer.code.as_str(),
+        trace_id = context.map(|context| tracing::field::display(context.trace_id_hex())),
+        span_id = context.map(|context| tracing::field::display(context.span_id_hex())),
+        "told"
+    );
+}
+
 /// Tells those who wait. A copy of an earlier outcome says nothing wrong, so copies are told as well.
-fn tell(outcome: &Outcome, waiters: &Waiters) {
+fn tell(outcome: &Outcome, waiters: &Waiters, record: &RecordView<'_>) {
     match &outcome.subject {
         Subject::Claim(claim) => {
             let answer = ClaimAnswer {
@@ -422,11 +439,15 @@ fn tell(outcome: &Outcome, waiters: &Waiters) {
                 rank: claim.rank,
                 granted_claim_id: claim.granted_claim_id,
             };
-            waiters.tell(&claim.claim_id, Told::Answer(answer));
+            waiters.tell(&claim.claim_id, || {
+                let context = trace::of_record(record).map(|carried| carried.context);
+                told(&answer, context);
+                Told::Answer(answer, context)
+            });
         }
         Subject::Invalid(invalid) => {
             if let Some(claim_id) = invalid.claim_id {
-                waiters.tell(&claim_id, Told::Parked(outcome.src_offset));
+                waiters.tell(&claim_id, || Told::Parked(outcome.src_offset));
             }
         }
         Subject::Command(_) => {}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use coupon_domain::{ClaimAnswer, ClaimId, Offset};
 use parking_lot::Mutex;
+use service_runtime::trace::TraceContext;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -14,15 +15,15 @@ const SHARDS: usize = 64;
 /// What the tail has seen about a claim.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Told {
-    /// An answer: a final one, a deferral, or one that is remembered nowhere.
-    Answer(ClaimAnswer),
+    /// An answer: a final one, a deferral, or one that is remembered nowhere; with the trace that its outcome carries.
+    Answer(ClaimAnswer, Option<TraceContext>),
     /// Its record could not be read: it is parked in the dead-letter queue.
     Parked(Offset),
 }
 
 impl Told {
     fn is_final(&self) -> bool {
-        matches!(self, Self::Answer(answer) if answer.is_final)
+        matches!(self, Self::Answer(answer, _) if answer.is_final)
     }
 }
 
@@ -82,10 +83,11 @@ impl Waiters {
         Registration { waiters: Arc::clone(self), claim_id, slot }
     }
 
-    /// Tells everybody who waits for this claim.
-    pub(crate) fn tell(&self, claim_id: &ClaimId, told: Told) {
+    /// Tells everybody who waits for this claim. `told` is asked for only if somebody does.
+    pub(crate) fn tell(&self, claim_id: &ClaimId, told: impl FnOnce() -> Told) {
         let Some(shard) = self.shard(claim_id) else { return };
         if let Some(slots) = shard.lock().get(claim_id) {
+            let told = told();
             for slot in slots {
                 slot.tell(told);
             }

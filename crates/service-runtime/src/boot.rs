@@ -21,11 +21,15 @@ use crate::ops_server::{self, Ops};
 use crate::sections::LogFormat;
 use crate::shutdown::{Shutdown, next_signal};
 use crate::task::Tasks;
+use crate::trace::Tracer;
 
 /// Open files that a service asks for: a connection or a stream each.
 const OPEN_FILES_WANTED: u64 = 65_536;
 /// How long `healthcheck` waits for its own `/readyz`.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long spans that wait for their export may hold up the end of the process.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A service.
 pub trait Service: 'static {
@@ -56,6 +60,8 @@ pub struct Context<C> {
     pub shutdown: Shutdown,
     /// Starts tasks and threads.
     pub tasks: Tasks,
+    /// Makes spans.
+    pub tracer: Tracer,
 }
 
 impl<C> Clone for Context<C> {
@@ -68,6 +74,7 @@ impl<C> Clone for Context<C> {
             clock: self.clock.clone(),
             shutdown: self.shutdown.clone(),
             tasks: self.tasks.clone(),
+            tracer: self.tracer.clone(),
         }
     }
 }
@@ -174,6 +181,11 @@ fn start<S: Service>(settings: S::Config, printed: &str) -> Result<(), Ended> {
     let (listen, drain_ms_max) = (runtime.ops.listen, runtime.ops.drain_ms_max);
     let health = Health::new(Duration::from_millis(runtime.ops.loop_stall_ms_max.into()));
     let (tasks, ends) = Tasks::new();
+    let tracer = match runtime.trace {
+        Some(section) => Tracer::new(S::NAME, section).map_err(Ended::Configuration)?,
+        None => Tracer::default(),
+    };
+    let finished = tracer.clone();
     let context = Context {
         metrics: Metrics::new(S::NAME),
         booted: Arc::new(health.ready_condition("boot", "starting")),
@@ -181,6 +193,7 @@ fn start<S: Service>(settings: S::Config, printed: &str) -> Result<(), Ended> {
         clock: Clock::system(),
         shutdown: Shutdown::default(),
         tasks,
+        tracer,
         config: Arc::new(settings),
     };
     ops_server::start(
@@ -197,11 +210,12 @@ fn start<S: Service>(settings: S::Config, printed: &str) -> Result<(), Ended> {
         .build()
         .map_err(|error| Ended::Fatal(format!("no runtime: {error}")))?;
     let ended = tokio.block_on(supervise::<S>(context, ends, drain_ms_max));
+    finished.flush(FLUSH_PATIENCE);
     // Clients of librdkafka may take as long as their session to be dropped; what had to be drained has been.
     std::process::exit(match ended {
         Ok(()) => 0,
         Err(ended) => {
-            tracing::error!(code = ended.code(), "the process ends: {ended}");
+            tracing::error!(runbook = "CouponRestartLoop", code = ended.code(), "the process ends: {ended}");
             ended.code().into()
         }
     })

@@ -17,6 +17,7 @@ pub mod sections;
 pub mod shutdown;
 pub mod tail;
 pub mod task;
+pub mod trace;
 
 pub use boot::{Context, Service, main};
 pub use clock::Clock;
@@ -28,6 +29,7 @@ pub use metrics::Metrics;
 pub use sections::{KeysSection, LogSection, OpsSection, Profile, RuntimeSections};
 pub use shutdown::Shutdown;
 pub use task::Tasks;
+pub use trace::{TraceSection, Tracer};
 
 /// The release: what the build was told (`FIRSTCOME_RELEASE`, version and revision), else the version.
 pub const RELEASE: &str = match option_env!("FIRSTCOME_RELEASE") {

@@ -8,6 +8,7 @@ use coupon_domain::{Key, KeyId, KeyRing};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Problem;
+use crate::trace::TraceSection;
 
 /// What an installation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -121,6 +122,8 @@ pub struct RuntimeSections<'a> {
     pub ops: &'a OpsSection,
     /// The logs.
     pub log: &'a LogSection,
+    /// Traces, where claims pass through.
+    pub trace: Option<&'a TraceSection>,
 }
 
 impl RuntimeSections<'_> {
@@ -137,6 +140,8 @@ impl RuntimeSections<'_> {
                 problems.push(Problem::new(path, format!("must be {least}..={most}, is {value}")));
             }
         }
+        let production = self.profile.is_production();
+        problems.extend(self.trace.into_iter().flat_map(|trace| trace.problems(production)));
         if let Err(error) = crate::logs::parse_filter(&self.log.filter) {
             problems.push(Problem::new("log.filter", format!("cannot be read: {error}")));
         }

@@ -4,7 +4,9 @@ use infrastructure_kafka::KafkaSection;
 use infrastructure_postgres::PostgresSection;
 use infrastructure_redis::RedisSection;
 use serde::{Deserialize, Serialize};
-use service_runtime::{LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig};
+use service_runtime::{
+    LogSection, OpsSection, Problem, Profile, RuntimeSections, ServiceConfig, TraceSection,
+};
 
 /// Everything that can be set.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -16,6 +18,8 @@ pub struct Config {
     pub ops: OpsSection,
     /// Logs.
     pub log: LogSection,
+    /// Traces.
+    pub trace: TraceSection,
     /// Kafka.
     pub kafka: KafkaSection,
     /// Redis.
@@ -62,7 +66,7 @@ impl Default for DecideSection {
 
 impl ServiceConfig for Config {
     fn runtime(&self) -> RuntimeSections<'_> {
-        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log, trace: Some(&self.trace) }
     }
 
     fn problems(&self) -> Vec<Problem> {

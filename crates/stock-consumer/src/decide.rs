@@ -11,6 +11,8 @@ use infrastructure_kafka::{AppendError, Batch, NewRecord, Reader};
 use parking_lot::Mutex;
 use service_runtime::Ended;
 use service_runtime::partition::{Halt, Interrupted};
+use service_runtime::trace::{self, Carried, NewSpan, Span, SpanKind, TraceHeaders};
+use smallvec::SmallVec;
 
 use crate::decode::{Decoded, decode};
 use crate::resume::Resumed;
@@ -98,12 +100,13 @@ impl<'a> Line<'a> {
                 started = Instant::now();
             }
             match decode(desk.partition(), &view) {
-                Ok(decoded) if decoded.record.src_offset == expected => {
+                Ok(mut decoded) if decoded.record.src_offset == expected => {
                     if brake.is_pulled_by(decoded.dead_letter.is_none()) {
                         let detail = format!("too many records before {expected} cannot be read");
                         halt = Some(Halt::new(HaltReason::DlqBrake, detail));
                         return ControlFlow::Break(());
                     }
+                    decoded.trace = trace::of_record(&view);
                     expected = expected.next();
                     records.push(decoded);
                     return ControlFlow::Continue(());
@@ -129,12 +132,17 @@ impl<'a> Line<'a> {
     fn decide(&mut self, records: Vec<Decoded>) -> Result<Decided, Interrupted> {
         let (shared, started) = (self.desk.shared, Instant::now());
         self.bury(&records)?;
+        let spans = self.begin_spans(&records);
         let outcomes = self.fold(records)?;
         let (mut batch, mut decided) = (shared.producer.batch(), Decided::default());
-        for outcome in &outcomes {
-            self.publish(&mut batch, outcome)?;
+        let mut spans_ahead = spans.iter().peekable();
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let span = spans_ahead.next_if(|(of, _)| *of == index);
+            let trace = span.and_then(|(_, span)| span.carried());
+            self.publish(&mut batch, outcome, trace)?;
             decided.note(outcome);
             shared.metrics.decided(outcome.code(), outcome.is_new());
+            tell(outcome, trace);
         }
         let count = u32::try_from(outcomes.len()).unwrap_or(u32::MAX);
         shared.metrics.batch_records.observe(count.into());
@@ -142,7 +150,23 @@ impl<'a> Line<'a> {
         let waiting = Instant::now();
         self.await_acknowledgements(&batch)?;
         shared.metrics.publish_seconds.observe(waiting.elapsed().as_secs_f64());
+        tracing::debug!(partition = %self.desk.partition(), offset = %self.next_src,
+            duration_ms = started.elapsed().as_secs_f64() * 1_000.0, "decided {count} records");
         Ok(decided)
+    }
+
+    /// The spans of those records that carry a trace, with their places in the batch. They end once the batch is acknowledged.
+    fn begin_spans(&self, records: &[Decoded]) -> Vec<(usize, Span)> {
+        let traced = records.iter().enumerate().filter_map(|(index, decoded)| {
+            let parent = Some(&**decoded.trace.as_ref()?);
+            let tracer = &self.desk.shared.context.tracer;
+            let mut span =
+                tracer.begin(NewSpan { name: "decide", kind: SpanKind::Consumer, parent, links: &[] });
+            span.note("partition", || self.desk.partition().to_string());
+            span.note("offset", || decoded.record.src_offset.to_string());
+            Some((index, span))
+        });
+        traced.collect()
     }
 
     fn fold(&mut self, records: Vec<Decoded>) -> Result<Vec<Outcome>, Interrupted> {
@@ -171,8 +195,8 @@ impl<'a> Line<'a> {
                 partition = letter.origin_partition,
                 offset = letter.origin_offset,
                 code = letter.reason,
-                "a record cannot be read; its copy is in the dead-letter queue: {}",
-                letter.problem
+                // What is wrong with it may quote it, and so a user: the queue says it, not the log.
+                "a record cannot be read; its copy is in the dead-letter queue: `couponctl dlq show` says why"
             );
             let labels = [shared.claims_topic.as_str(), letter.reason];
             shared.metrics.dead_letters.with_label_values(&labels).inc();
@@ -180,15 +204,22 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    fn publish(&self, batch: &mut Batch<'_>, outcome: &Outcome) -> Result<(), Interrupted> {
+    fn publish(
+        &self,
+        batch: &mut Batch<'_>,
+        outcome: &Outcome,
+        trace: Option<&Carried>,
+    ) -> Result<(), Interrupted> {
         let payload = encode_outcome(outcome);
         let coupon_id = outcome.coupon_id().map(|coupon_id| coupon_id.to_string());
+        let trace = trace.map(TraceHeaders::new);
+        let headers: SmallVec<[(&str, &[u8]); 2]> = trace.iter().flat_map(TraceHeaders::iter).collect();
         let record = NewRecord {
             topic: &self.desk.shared.outcomes_topic,
             partition: self.desk.partition().number(),
             key: coupon_id.as_deref().unwrap_or_default().as_bytes(),
             payload: Some(&payload),
-            headers: &[],
+            headers: &headers,
         };
         batch.produce(record, &mut || self.desk.worker.turn()).map_err(|error| lost(&error))
     }
@@ -211,6 +242,24 @@ impl<'a> Line<'a> {
         shared.metrics.watermark("outcomes", self.desk.partition(), self.next_src.number());
         self.view.advance(&self.ledger.lock(), &decided.touched, &decided.deferrals);
     }
+}
+
+/// A line for each record, for those who look closely.
+fn tell(outcome: &Outcome, trace: Option<&Carried>) {
+    if !tracing::enabled!(tracing::Level::TRACE) {
+        return;
+    }
+    let claim_id = ClaimAnswer::of(outcome).map(|answer| tracing::field::display(answer.claim_id));
+    let context = trace.map(|carried| carried.context);
+    tracing::trace!(
+        offset = %outcome.src_offset,
+        code = outcome.code(),
+        coupon.id = outcome.coupon_id().map(tracing::field::display),
+        claim.id = claim_id,
+        trace_id = context.map(|context| tracing::field::display(context.trace_id_hex())),
+        span_id = context.map(|context| tracing::field::display(context.span_id_hex())),
+        "decided"
+    );
 }
 
 /// A record that was not acknowledged may or may not be in the log; the restart finds out.

@@ -7,11 +7,14 @@ use coupon_domain::{CouponId, HaltReason, Offset, Partition, Timestamp};
 use infrastructure_kafka::{DeadLetter, RecordView};
 
 use service_runtime::partition::Halt;
+use service_runtime::trace::Carried;
 
 /// A record, and its copy for the dead-letter queue where it cannot be read.
 pub(crate) struct Decoded {
     pub(crate) record: LogRecord,
     pub(crate) dead_letter: Option<DeadLetter>,
+    /// The trace that the record carries. Only what is decided is asked for it: a replay makes no spans.
+    pub(crate) trace: Option<Box<Carried>>,
 }
 
 /// Reads a record of `coupon.claims`.
@@ -43,7 +46,7 @@ pub(crate) fn decode(partition: Partition, view: &RecordView<'_>) -> Result<Deco
         claim_id: claim_id_of(&body),
         ..DeadLetter::of_record(view, appended_at.ms(), reason.as_str(), problem)
     });
-    Ok(Decoded { record: LogRecord { src_offset, appended_at, body }, dead_letter })
+    Ok(Decoded { record: LogRecord { src_offset, appended_at, body }, dead_letter, trace: None })
 }
 
 fn coupon_of(input: &Input) -> CouponId {

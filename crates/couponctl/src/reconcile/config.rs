@@ -64,7 +64,7 @@ impl Default for MetricsSection {
 
 impl ServiceConfig for Config {
     fn runtime(&self) -> RuntimeSections<'_> {
-        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log, trace: None }
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -249,7 +249,7 @@ async fn events_are_described(notifier: &Contract, world: &World, ann: &User) ->
     listening.await?;
     let described = [
         ("position", "PositionEvent"),
-        ("decided", "ClaimView"),
+        ("decided", "DecidedEvent"),
         ("persisted", "PersistedEvent"),
         ("end", "EndEvent"),
     ];

@@ -40,7 +40,10 @@ mod several_notifiers;
 mod several_of_one_user;
 mod several_partitions;
 mod signed_tokens;
+#[cfg(feature = "otlp")]
+mod spans;
 mod topic_recreated;
+mod trace;
 mod undecodable_record;
 mod wrong_topics;
 mod zombie;
@@ -86,6 +89,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("the_reconciler_shows_ledger_lag_and_broken_promises", reconciler::scenario),
     ("each_process_shows_exactly_its_rows_of_the_catalogue", metrics::scenario),
     ("audit_and_oracle_catch_planted_faults", planted_faults::scenario),
+    ("a_trace_goes_from_request_to_both_logs_and_whoever_waits", trace::scenario),
+    #[cfg(feature = "otlp")]
+    ("the_spans_of_a_press_arrive_at_a_collector_as_one_trace", spans::scenario),
     ("a_claim_is_taken_with_a_signed_token_and_no_shared_secret", signed_tokens::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
     ("every_answer_is_one_that_the_served_document_describes", described::scenario),
@@ -96,10 +102,17 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("prod_takes_a_complete_configuration_and_refuses_each_careless_one_by_key", prod_refusals::scenario),
 ];
 
+/// What the services are built with.
+const FEATURES: &[&str] = if cfg!(feature = "otlp") {
+    &["api-gateway/otlp", "stock-consumer/otlp", "db-writer/otlp", "notifier/otlp"]
+} else {
+    &[]
+};
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list
-        && let Err(error) = local_stack::build_services(local_stack::BuildProfile::of_caller())
+        && let Err(error) = local_stack::build_services_with(local_stack::BuildProfile::of_caller(), FEATURES)
     {
         panic!("the services could not be built: {error}");
     }

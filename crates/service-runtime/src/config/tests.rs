@@ -43,7 +43,7 @@ impl Default for Store {
 
 impl ServiceConfig for Sample {
     fn runtime(&self) -> RuntimeSections<'_> {
-        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log }
+        RuntimeSections { profile: self.profile, ops: &self.ops, log: &self.log, trace: None }
     }
 
     fn problems(&self) -> Vec<Problem> {
