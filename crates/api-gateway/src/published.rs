@@ -62,7 +62,7 @@ impl Published {
             Ok(watermark) => Arc::make_mut(&mut self.beats.write()).saw(&watermark),
             Err(error) => {
                 let (partition, offset) = (record.partition(), record.offset());
-                tracing::error!(partition, offset, "a watermark: {error}");
+                tracing::error!(runbook = "UpgradeAndRollback", partition, offset, "a watermark: {error}");
             }
         }
     }

@@ -146,7 +146,10 @@ async fn pass(
             continue;
         }
         if closures::close(connection, NAME, &restored.to_string(), &beats.floors()).await? {
-            tracing::error!("redeeming is closed: {restored}; `couponctl redemptions reopen` opens it");
+            tracing::error!(
+                runbook = "PostgresRestored",
+                "redeeming is closed: {restored}; `couponctl redemptions reopen` opens it"
+            );
         }
     }
 }

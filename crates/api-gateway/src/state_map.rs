@@ -157,6 +157,7 @@ impl Feed<'_> {
             }
             Err(error) => {
                 tracing::error!(
+                    runbook = "UpgradeAndRollback",
                     partition = record.partition(),
                     offset = record.offset(),
                     "a coupon's state: {error}"

@@ -143,7 +143,11 @@ impl Auditor {
             Ok(pass) => {
                 let verdict = pass.findings.verdict();
                 for (id, finding) in pass.findings.spelled() {
-                    tracing::error!(promise = id, "a promise is broken: {finding}");
+                    tracing::error!(
+                        runbook = "CouponPromiseBroken",
+                        promise = id,
+                        "a promise is broken: {finding}"
+                    );
                 }
                 let seconds = started.elapsed().as_secs_f64();
                 tracing::debug!(seconds, verdict, span = span.as_str(), "a pass has ended");

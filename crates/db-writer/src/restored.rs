@@ -39,7 +39,9 @@ impl Published {
             let Some(payload) = record.payload() else { return };
             match decode_persisted(payload) {
                 Ok(watermark) => beats.saw(&watermark),
-                Err(error) => tracing::error!(%partition, offset = record.offset(), "a watermark: {error}"),
+                Err(error) => {
+                    tracing::error!(runbook = "UpgradeAndRollback", %partition, offset = record.offset(), "a watermark: {error}");
+                }
             }
         };
         let end = read_to_end::<Interrupted>(&reader, partition.number(), from, take, turn)?;
@@ -57,7 +59,10 @@ pub(crate) async fn examine(
     let store = closures::look(connection).await?;
     let Some(restored) = published.judge(&store.stand) else { return Ok(store) };
     if closures::close(connection, NAME, &restored.to_string(), &published.floors()).await? {
-        tracing::error!("redeeming is closed: {restored}; `couponctl redemptions reopen` opens it");
+        tracing::error!(
+            runbook = "PostgresRestored",
+            "redeeming is closed: {restored}; `couponctl redemptions reopen` opens it"
+        );
     }
     closures::look(connection).await
 }

@@ -183,7 +183,7 @@ impl ClientContext for Observer {
         }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::error!(target: "librdkafka", purpose, facility, "{message}");
+                tracing::error!(target: "librdkafka", runbook = "CouponKafkaLost", purpose, facility, "{message}");
             }
             // Lost brokers heal by themselves; what does not is told by whoever needed the client.
             RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {

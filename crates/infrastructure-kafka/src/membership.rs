@@ -236,7 +236,11 @@ impl ConsumerContext for MemberContext {
         };
         if let Err(error) = result {
             // The group's view and ours differ now; the next poll reports it if it is fatal.
-            tracing::error!(topic = self.topic, "a rebalance could not be carried out: {error}");
+            tracing::error!(
+                runbook = "CouponPartitionsUnassigned",
+                topic = self.topic,
+                "a rebalance could not be carried out: {error}"
+            );
         }
         let held = consumer.assignment().map_or(0, |list| list.count());
         metrics

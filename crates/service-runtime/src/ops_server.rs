@@ -60,7 +60,7 @@ pub(crate) fn start(listen: SocketAddr, ops: Ops) -> Result<(), Ended> {
             .await
         });
         if let Err(error) = served {
-            tracing::error!("the ops listener ended: {error}");
+            tracing::error!(runbook = "CouponServiceDown", "the ops listener ended: {error}");
         }
     };
     std::thread::Builder::new()

@@ -201,7 +201,7 @@ impl Worker {
     /// True where the worker was stopped meanwhile. Only what can pass without a restart is tried again.
     fn stand_still(&self, job: &dyn PartitionJob, halt: &Halt) -> bool {
         let (partition, reason, remedy) = (self.partition, halt.reason, halt.reason.remedy());
-        tracing::error!(%partition, %reason, remedy, "the partition stands still: {}", halt.detail);
+        tracing::error!(runbook = "CouponPartitionHalted", %partition, %reason, remedy, "the partition stands still: {}", halt.detail);
         self.ready.unmet(format!("halted, {reason}: {}; {remedy}", halt.detail));
         job.halted(partition, reason);
         if halt.reason == HaltReason::OffsetGap {

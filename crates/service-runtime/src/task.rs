@@ -28,7 +28,7 @@ impl Tasks {
 
     /// Ends the process for this reason.
     pub fn end(&self, ended: Ended) {
-        tracing::error!("{ended}");
+        tracing::error!(runbook = "CouponRestartLoop", "{ended}");
         // Full: the process is ending for another reason already.
         drop(self.ends.try_send(ended));
     }

@@ -20,6 +20,7 @@ mod killed_in_a_burst;
 mod last_coupon;
 mod late_subscriber;
 mod limits;
+mod logs_tell_nobody;
 mod lost_answer;
 mod metrics;
 mod orderly_stop;
@@ -92,6 +93,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_trace_goes_from_request_to_both_logs_and_whoever_waits", trace::scenario),
     #[cfg(feature = "otlp")]
     ("the_spans_of_a_press_arrive_at_a_collector_as_one_trace", spans::scenario),
+    ("no_line_of_any_log_tells_who_or_what_nobody_may_know", logs_tell_nobody::scenario),
     ("a_claim_is_taken_with_a_signed_token_and_no_shared_secret", signed_tokens::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
     ("every_answer_is_one_that_the_served_document_describes", described::scenario),
