@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status build test spans-test tools chart-test cluster-test bench-quick observability-check lint fmt
+.PHONY: help demo up down status build test spans-test tools chart-test cluster-test bench-quick observability-check observability-test lint fmt
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -58,6 +58,10 @@ bench-quick: build ## How fast it is, as shares of what this machine does withou
 observability-check: ## Boards, alerts and runbooks against the metrics, the rules' test cases and couponctl; nothing runs. BUILT=1: build nothing
 	@[ -n "$(BUILT)" ] || cargo build --quiet --workspace --bins
 	@tools=$$(deploy/observability/tools.sh) && PATH="$$tools:$$PATH" python3 deploy/observability/check.py $(DEBUG)
+
+observability-test: observability-check ## The same, then live: a real Prometheus, load and injected faults; every panel shows something, every alert notices. PICTURES=docs/boards draws it
+	@tools=$$(deploy/observability/tools.sh live) && PATH="$$tools:$$PATH" PYTHONPATH=deploy/observability \
+		python3 -m live $(DEBUG) "$$tools" $(if $(PICTURES),--pictures $(PICTURES))
 
 lint: ## Formatting and lints, warnings denied
 	cargo fmt --check

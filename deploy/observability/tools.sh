@@ -1,27 +1,40 @@
 #!/usr/bin/env bash
 # promtool, amtool, and a Python that reads YAML: what is there already, else from Debian's packages and PyPI into a cache outside the tree. Needs no root, starts
-# nothing. Prints the folder to put before PATH.
+# nothing. Prints the folder to put before PATH. `tools.sh live` fetches what the live run needs besides: prometheus, libfaketime, a Kafka client and matplotlib.
 set -euo pipefail
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/firstcome/observability"
 bin="$cache/bin"
 mkdir -p "$bin"
 
-fetch() { # package program
-    if command -v "$2" >/dev/null || [ -x "$bin/$2" ]; then return; fi
-    echo "fetching $2" >&2
+fetch() { # package, glob of a file in it
+    local name="${2##*/}"
+    if command -v "$name" >/dev/null || [ -e "$bin/$name" ]; then return; fi
+    echo "fetching $name" >&2
     folder="$(mktemp -d)"
     (cd "$folder" && apt-get download -qq "$1" 2>/dev/null && dpkg-deb -x "$1"_*.deb .) ||
-        { echo "$2 is missing, and Debian's package $1 cannot be fetched: run apt-get update, or install Prometheus" >&2; exit 1; }
-    cp "$folder/usr/bin/$2" "$bin/"
+        { echo "$name is missing, and Debian's package $1 cannot be fetched: run apt-get update, or install $1" >&2; exit 1; }
+    # shellcheck disable=SC2086 # the folder between is named after the machine
+    cp "$folder"/$2 "$bin/"
     rm -rf "$folder"
 }
 
-fetch prometheus promtool
-fetch prometheus-alertmanager amtool
-if ! python3 -c 'import yaml' 2>/dev/null && ! { [ -x "$bin/python3" ] && "$bin/python3" -c 'import yaml'; }; then
-    echo "fetching PyYAML" >&2
-    python3 -m venv "$cache"
-    "$bin/python3" -m pip install --quiet PyYAML==6.0.2
+python() { if [ -x "$bin/python3" ]; then "$bin/python3" "$@"; else python3 "$@"; fi; }
+
+need() { # modules, packages
+    if python -c "import $1" 2>/dev/null; then return; fi
+    echo "fetching ${*:2}" >&2
+    [ -x "$bin/python3" ] || python3 -m venv "$cache"
+    # What the system's Python had is not in this one.
+    "$bin/python3" -m pip install --quiet PyYAML==6.0.2 "${@:2}"
+}
+
+fetch prometheus usr/bin/promtool
+fetch prometheus-alertmanager usr/bin/amtool
+need yaml PyYAML==6.0.2
+if [ "${1:-}" = live ]; then
+    fetch prometheus usr/bin/prometheus
+    fetch libfaketime 'usr/lib/*/faketime/libfaketime.so.1'
+    need matplotlib,confluent_kafka matplotlib==3.10.8 confluent-kafka==2.14.2
 fi
 echo "$bin"
