@@ -143,7 +143,8 @@ impl Service for ApiGateway {
             request_seconds: metrics.request_seconds.clone(),
             access: AccessLog::new(&desk.keys),
         };
-        let users = listener::serve(&config.http, "http", observer.clone(), drain, &farewell, user_routes(&desk));
+        let users =
+            listener::serve(&config.http, "http", observer.clone(), drain, &farewell, user_routes(&desk));
         let admin = listener::serve(&config.admin, "admin", observer, drain, &farewell, admin::routes(&desk));
         let (users, admin) = (users.map_err(Ended::Configuration)?, admin.map_err(Ended::Configuration)?);
         let handles = [users.handle(), admin.handle()];
