@@ -72,7 +72,7 @@ def test_both_builds_build_the_same_packages():
 
 def test_build_context_has_what_the_build_reads():
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert {"Cargo.toml", "Cargo.lock", "crates", "deploy/postgres", "migrations"} == allowed
+    assert {"Cargo.toml", "Cargo.lock", "crates", "deploy/postgres", "deploy/redis", "migrations"} == allowed
     # What programs take in from outside their crate, tests aside.
     for source in (ROOT / "crates").glob("*/src/**/*.rs"):
         text = source.read_text().split("#[cfg(test)]")[0]

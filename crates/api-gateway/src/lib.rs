@@ -28,6 +28,7 @@ use infrastructure_http::{AccessLog, AdminVerifier, Farewell, UserVerifier, list
 use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic, TopicLayout};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
+use service_runtime::metrics::PING;
 use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
 
 pub use config::Config;
@@ -95,6 +96,7 @@ impl Service for ApiGateway {
         if !preflight::await_topics(&context, &connection, production).await? {
             return Ok(());
         }
+        context.checked.met();
         let layout = config.kafka.layout(production);
         metrics.kafka.produces(&layout.name(Topic::Claims));
         let states = Arc::new(StateMap::default());
@@ -135,6 +137,16 @@ impl Service for ApiGateway {
             published,
             broker_clock,
             metrics: Arc::clone(&metrics),
+        });
+        let asked = desk.clone();
+        context.keep_asking("ask-redis", move || {
+            let desk = asked.clone();
+            async move { drop(desk.view.ping().await) }
+        });
+        let asked = desk.clone();
+        context.keep_asking("ask-postgres", move || {
+            let desk = asked.clone();
+            async move { drop(desk.metrics.postgres.measure(PING, desk.pool.ping()).await) }
         });
 
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use infrastructure_http::{Code, listener};
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
-use infrastructure_redis::metrics::PREFILTER;
+use infrastructure_redis::metrics::{PING, PREFILTER};
 use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
@@ -12,7 +12,7 @@ use service_runtime::{Metrics, catalogue, metrics};
 use crate::openapi;
 
 /// What is asked of PostgreSQL.
-const POSTGRES_OPERATIONS: [&str; 10] = [
+const POSTGRES_OPERATIONS: [&str; 11] = [
     "claim_standings",
     "count_claims",
     "find_command",
@@ -22,6 +22,7 @@ const POSTGRES_OPERATIONS: [&str; 10] = [
     "list_coupons",
     "list_events",
     "list_wallet",
+    metrics::PING,
     "redeem",
 ];
 
@@ -60,7 +61,7 @@ impl ServiceMetrics {
         listener::serves(&request_seconds, openapi::user().paths().chain(openapi::admin().paths()));
         Self {
             kafka: metrics::kafka(metrics, &up),
-            redis: metrics::redis(metrics, &up, &[PREFILTER]),
+            redis: metrics::redis(metrics, &up, &[PREFILTER, PING]),
             request_seconds,
             accepted: claims.with_label_values(&["accepted"]),
             decided: claims.with_label_values(&["decided"]),

@@ -43,6 +43,7 @@ impl Service for Reconciler {
         if !preflight::await_topics(&context, &connection, production).await? {
             return Ok(());
         }
+        context.checked.met();
         let layout = config.kafka.layout(production);
         let view = ViewMaintenance::new(&config.redis).map_err(fatal)?;
         start_looking(&context, &connection, &layout, &view, &metrics)?;

@@ -48,6 +48,7 @@ impl Service for DbWriter {
         {
             return Ok(());
         }
+        context.checked.met();
         let layout = config.kafka.layout(production);
         let outcomes_topic = layout.name(Topic::Outcomes);
         metrics.kafka.produces(&layout.name(Topic::Persisted));

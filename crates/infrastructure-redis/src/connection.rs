@@ -10,7 +10,7 @@ use redis::{Client, ErrorKind, ServerErrorKind};
 use crate::breaker::Breaker;
 use crate::client::{client, is_encrypted, refused};
 use crate::config::RedisSection;
-use crate::metrics::RedisMetrics;
+use crate::metrics::{PING, RedisMetrics};
 
 /// Why Redis was of no use. The caller goes on without it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -88,6 +88,12 @@ impl Connection {
                 .map_err(|error| RedisError::Unavailable(error.to_string()))?;
         *slot = Some(manager.clone());
         Ok(manager)
+    }
+
+    /// Asks for nothing but an answer.
+    pub(crate) async fn ping(&self) -> Result<(), RedisError> {
+        let ask = async |manager: &mut ConnectionManager| redis::cmd("PING").query_async(manager).await;
+        self.run(PING, ask).await
     }
 
     /// Runs one request.

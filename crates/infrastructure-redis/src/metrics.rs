@@ -9,6 +9,9 @@ pub const GET_CLAIM: &str = "get_claim";
 /// [`crate::ViewWriter::write`] in the metrics.
 pub const WRITE_VIEW: &str = "write_view";
 
+/// `ping` of [`crate::ViewReader`] and [`crate::ViewWriter`] in the metrics.
+pub const PING: &str = "ping";
+
 /// Collectors that connections of this crate fill.
 #[derive(Clone, Debug)]
 pub struct RedisMetrics {

@@ -42,6 +42,14 @@ impl ViewReader {
         })
     }
 
+    /// Asks for nothing but an answer, as the metrics then say.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        self.connection.ping().await
+    }
+
     /// A user's claims of one coupon (all rounds so far) together with the view's watermark and round, in one transaction: read one after
     /// the other, an answer written in between would be missed and its absence believed.
     ///

@@ -81,6 +81,14 @@ impl ViewWriter {
         })
     }
 
+    /// Asks for nothing but an answer, as the metrics then say.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        self.connection.ping().await
+    }
+
     /// When a view goes: `keep_after_close_s` after its coupon's end, claims and hash at once, so that a hash never vouches for claims that are
     /// gone. Whatever is written from then on expires at once: nobody should.
     #[must_use]

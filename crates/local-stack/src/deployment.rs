@@ -6,6 +6,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use url::Url;
+
 use crate::account::Account;
 use crate::cargo_build::{BuildProfile, binary};
 use crate::command;
@@ -21,12 +23,15 @@ use crate::services::{Role, Service, ServiceSpec};
 use crate::state::Journal;
 use crate::supervisor::Supervised;
 
+/// Redis takes any password of a user who needs none, but clients name no user without one.
+const UNASKED: &str = "unasked";
+
 /// What the services of one namespace have in common.
 #[derive(Debug, Clone)]
 pub struct Deployment {
     /// Kafka's bootstrap servers.
     pub kafka_bootstrap: String,
-    /// URL of Redis.
+    /// URL of Redis, for its administrator.
     pub redis_url: String,
     /// What there is to know beside addresses, where the servers speak TLS.
     pub encryption: Option<Encryption>,
@@ -72,6 +77,16 @@ impl Deployment {
         }
     }
 
+    /// URL of Redis for one of the services' users.
+    pub fn redis_url_as(&self, user: &str) -> Result<String, Error> {
+        let wrong = |what: &dyn std::fmt::Display| Error::Usage(format!("the URL of Redis: {what}"));
+        let mut url = Url::parse(&self.redis_url).map_err(|error| wrong(&error))?;
+        let password = url.password().unwrap_or(UNASKED).to_owned();
+        let named = url.set_username(user).and_then(|()| url.set_password(Some(&password)));
+        named.map_err(|()| wrong(&"names no server"))?;
+        Ok(url.into())
+    }
+
     /// Creates schema and topics: `couponctl migrate`, then `couponctl topics apply`. What they complain about is in the error.
     pub fn prepare(&self) -> Result<(), Error> {
         self.couponctl(&["migrate"])?;
@@ -87,6 +102,7 @@ impl Deployment {
     /// Runs `couponctl` without these variables.
     pub fn couponctl_without(&self, withheld: &[&str], arguments: &[&str]) -> Result<String, Error> {
         let database_url = self.namespace.database_url_as(namespace::OWNER)?;
+        let redis_url = self.redis_url_as("auditor")?;
         let mut couponctl = Account::Own.command(&binary(self.profile, "couponctl")?);
         environment::remove_prefixed(&mut couponctl, &["FIRSTCOME__", "PG"]);
         couponctl
@@ -95,7 +111,7 @@ impl Deployment {
             .env("KAFKA_BOOTSTRAP", &self.kafka_bootstrap)
             .env("TOPIC_PREFIX", &self.namespace.topic_prefix)
             .env("TOPIC_PARTITIONS", self.namespace.partitions.to_string())
-            .env("REDIS_URL", &self.redis_url)
+            .env("REDIS_URL", redis_url)
             .env("REDIS_PREFIX", &self.namespace.redis_key_prefix)
             .env("KEY_SECRET", &self.credentials.key_secret)
             .env("JWT_SECRET", &self.credentials.jwt_secret)

@@ -17,6 +17,10 @@ use crate::server::{Hosting, Server, connect, exchange, write_file};
 use crate::stop_request::StopRequest;
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// The users that services are in production.
+const USERS: &str = include_str!("../../../deploy/redis/users.acl");
+/// Their password there.
+const PASSWORD_THERE: &str = ">firstcome-for-dev";
 
 /// Starts a Redis and waits until it answers PING.
 pub(crate) fn start(hosting: &Hosting) -> Result<Server, Error> {
@@ -68,6 +72,11 @@ fn settings(hosting: &Hosting, port: u16, folder: &str) -> String {
     // Redis refuses other machines as long as it has no password.
     if let (Some(password), None) = (hosting.url_password(), &hosting.encryption) {
         let _ = writeln!(text, "requirepass {password}");
+    }
+    let password =
+        hosting.url_password().map_or_else(|| "nopass".to_owned(), |password| format!(">{password}"));
+    for user in USERS.lines().filter(|user| !user.starts_with("user default ")) {
+        let _ = writeln!(text, "{}", user.replace(PASSWORD_THERE, &password));
     }
     for (name, value) in &hosting.extra {
         let _ = writeln!(text, "{name} {value}");

@@ -25,6 +25,7 @@ use infrastructure_kafka::{Connection, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
 use prometheus::Histogram;
+use service_runtime::metrics::PING;
 use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
 
 pub use config::Config;
@@ -76,6 +77,7 @@ impl Service for Notifier {
         if !preflight::await_topics(&context, &connection, production).await? {
             return Ok(());
         }
+        context.checked.met();
         let layout = config.kafka.layout(production);
         let waiters = Arc::new(Waiters::default());
         let tails = Arc::new(Tails::default());
@@ -104,6 +106,16 @@ impl Service for Notifier {
             keys,
             follower,
             metrics: Arc::clone(&metrics),
+        });
+        let asked = desk.clone();
+        context.keep_asking("ask-redis", move || {
+            let desk = asked.clone();
+            async move { drop(desk.follower.stores.view.ping().await) }
+        });
+        let asked = desk.clone();
+        context.keep_asking("ask-postgres", move || {
+            let desk = asked.clone();
+            async move { drop(desk.metrics.postgres.measure(PING, desk.follower.stores.pool.ping()).await) }
         });
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());
         let document = openapi::claims().serve();

@@ -4,7 +4,7 @@ use coupon_domain::{HaltReason, Partition};
 use infrastructure_http::listener;
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
-use infrastructure_redis::metrics::GET_CLAIM;
+use infrastructure_redis::metrics::{GET_CLAIM, PING};
 use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
 use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
@@ -52,11 +52,11 @@ impl ServiceMetrics {
         listener::serves(&request_seconds, openapi::claims().paths());
         Self {
             kafka: metrics::kafka(metrics, &up),
-            redis: metrics::redis(metrics, &up, &[GET_CLAIM]),
+            redis: metrics::redis(metrics, &up, &[GET_CLAIM, PING]),
             request_seconds,
             told_by_stream_seconds: told.with_label_values(&["sse"]),
             told_by_wait_seconds: told.with_label_values(&["wait"]),
-            postgres: PostgresRequests::new(metrics, &up, &[LOOK_UP_CLAIM]),
+            postgres: PostgresRequests::new(metrics, &up, &[LOOK_UP_CLAIM, metrics::PING]),
             stream_seconds,
             halted: metrics.int_gauges(&catalogue::PARTITION_HALTED),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),

@@ -52,6 +52,8 @@ pub struct Context<C> {
     pub metrics: Metrics,
     /// What its probes tell.
     pub health: Health,
+    /// `/startupz` says no until the service has met this: once everything is checked that it waits for.
+    pub checked: Arc<Condition>,
     /// `/readyz` says no until the service has met this: once it listens, and all conditions of its own exist.
     pub booted: Arc<Condition>,
     /// The wall clock.
@@ -70,6 +72,7 @@ impl<C> Clone for Context<C> {
             config: Arc::clone(&self.config),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
+            checked: Arc::clone(&self.checked),
             booted: Arc::clone(&self.booted),
             clock: self.clock.clone(),
             shutdown: self.shutdown.clone(),
@@ -188,6 +191,7 @@ fn start<S: Service>(settings: S::Config, printed: &str) -> Result<(), Ended> {
     let finished = tracer.clone();
     let context = Context {
         metrics: Metrics::new(S::NAME),
+        checked: Arc::new(health.startup_condition("checks", "not done yet")),
         booted: Arc::new(health.ready_condition("boot", "starting")),
         health,
         clock: Clock::system(),

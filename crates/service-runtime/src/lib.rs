@@ -5,6 +5,7 @@ pub mod boot;
 pub mod catalogue;
 pub mod clock;
 pub mod config;
+mod dependency;
 pub mod exit;
 pub mod health;
 pub mod limit;

@@ -170,6 +170,9 @@ pub fn redis(
     redis
 }
 
+/// Whether PostgreSQL answers, in the metrics.
+pub const PING: &str = "ping";
+
 /// Requests to PostgreSQL: how long they take, and whether it answered last time.
 #[derive(Clone)]
 pub struct PostgresRequests {

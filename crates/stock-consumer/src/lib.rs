@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use infrastructure_kafka::{Connection, DeadLetterWriter, Membership, Producer, ProducerPurpose, Topic};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
+use service_runtime::metrics::PING;
 use service_runtime::partition::{self, PartitionWorkers};
 use service_runtime::{Context, Ended, Limits, Service, preflight};
 
@@ -46,6 +47,7 @@ impl Service for StockConsumer {
         if !preflight::await_topics(&context, &connection, production).await? {
             return Ok(());
         }
+        context.checked.met();
         let layout = config.kafka.layout(production);
         let limits = Limits::new(&context.metrics);
         let producer = Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?;
@@ -72,6 +74,19 @@ impl Service for StockConsumer {
             connection: connection.clone(),
             producer,
             metrics,
+        });
+        let asked = Arc::clone(&shared);
+        context.keep_asking("ask-redis", move || {
+            let shared = Arc::clone(&asked);
+            async move { drop(shared.view_writer.ping().await) }
+        });
+        let asked = Arc::clone(&shared);
+        context.keep_asking("ask-postgres", move || {
+            let shared = Arc::clone(&asked);
+            async move {
+                let opening = infrastructure_postgres::Connection::open(&shared.context.config.postgres);
+                drop(shared.metrics.postgres.measure(PING, opening).await);
+            }
         });
         let handler = PartitionWorkers::new(Arc::new(Decider(shared)), &context.health, &context.tasks);
         let workers = handler.workers();

@@ -4,7 +4,7 @@ use coupon_domain::outcome::{INVALID, InvalidReason};
 use coupon_domain::{ClaimCode, CommandCode, CouponState, HaltReason, Partition};
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
-use infrastructure_redis::metrics::WRITE_VIEW;
+use infrastructure_redis::metrics::{PING, WRITE_VIEW};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGaugeVec};
 use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
@@ -51,8 +51,8 @@ impl ServiceMetrics {
         }
         Self {
             kafka: metrics::kafka(metrics, &up),
-            redis: metrics::redis(metrics, &up, &[WRITE_VIEW]),
-            postgres: PostgresRequests::new(metrics, &up, &[LOAD_CHECKPOINT]),
+            redis: metrics::redis(metrics, &up, &[WRITE_VIEW, PING]),
+            postgres: PostgresRequests::new(metrics, &up, &[LOAD_CHECKPOINT, metrics::PING]),
             batch_records: metrics.histogram(&catalogue::BATCH_RECORDS),
             drain_seconds: batch_seconds.with_label_values(&["drain"]),
             fold_seconds: batch_seconds.with_label_values(&["fold"]),

@@ -29,7 +29,9 @@ const TABLE: &[(&str, &[Role], Value)] = &[
         Some(c.deployment.namespace.group_prefix.clone())
     }),
     ("KAFKA__PARTITIONS", ALL, |c| Some(c.deployment.namespace.partitions.to_string())),
-    ("REDIS__URL", VIEW, |c| Some(c.deployment.redis_url.clone())),
+    ("REDIS__URL", HTTP, |c| redis_url(c, "reader")),
+    ("REDIS__URL", &[StockConsumer], |c| redis_url(c, "writer")),
+    ("REDIS__URL", &[Reconciler], |c| redis_url(c, "auditor")),
     ("REDIS__KEY_PREFIX", VIEW, |c| Some(c.deployment.namespace.redis_key_prefix.clone())),
     ("POSTGRES__URL", GATEWAY, |c| database_url(c, "firstcome_gateway")),
     ("POSTGRES__URL", &[DbWriter], |c| database_url(c, "firstcome_writer")),
@@ -50,6 +52,10 @@ const TABLE: &[(&str, &[Role], Value)] = &[
 
 fn database_url(context: &Context<'_>, role: &str) -> Option<String> {
     context.deployment.namespace.database_url_as(role).ok()
+}
+
+fn redis_url(context: &Context<'_>, user: &str) -> Option<String> {
+    context.deployment.redis_url_as(user).ok()
 }
 
 /// The variables of one service, without those that the caller withholds; the caller's own come last and win.
