@@ -514,6 +514,26 @@ def budget_refuses():
     return "the second of two at once: " + refused.strip().removeprefix("Error from server (TooManyRequests): ")
 
 
+@step("control: a 202 without an outcome is seen, and is not lost")
+def accepted_but_not_decided():
+    # The log itself answers a publication: first this.
+    coupon = WORLD.publish(1_000_000)
+    # Past the chart, which wants one at least.
+    kubectl("-n", NAMESPACE, "scale", "deployment/firstcome-stock-consumer", "--replicas=0")
+    settle("stock-consumer", 0)
+    probe = Prober(WORLD.environment, WORLD.gateway, WORLD.notifier, coupon, PROBES_PER_S)
+    time.sleep(3)
+    probe.stop(within_s=2)
+    undecided = len(probe.lost)
+    check(undecided == len(probe.accepted) > 0, f"nobody decides, yet: {probed(probe)}, {undecided} without an outcome")
+    kubectl("-n", NAMESPACE, "scale", "deployment/firstcome-stock-consumer", "--replicas=2")
+    kubectl("-n", NAMESPACE, "rollout", "status", "deployment/firstcome-stock-consumer", "--timeout", ROLLOUT)
+    probe.ask_for_outcomes()
+    check(not probe.lost and not probe.failures, f"after the consumers came back: {probe.lost[:3]}, {probed(probe)}")
+    WORLD.accepted += len(probe.accepted)
+    return f"{undecided} of {len(probe.accepted)} while nobody decides, 0 once the consumers are back\n      {WORLD.audit()}"
+
+
 @step("control: an upgrade that cannot come up hurts nobody, and is seen")
 def bad_upgrade_under_load():
     def fail():
@@ -545,35 +565,46 @@ def wrong_secret():
     return f"helm says no; not ready: {', '.join(waiting)}; ready: {ready}; rolled back"
 
 
-@step("control: without preStop an upgrade is noticed")
-def without_pre_stop():
-    bare = ["--set", "apiGateway.shutdown.preStopSeconds=0", "--set", "notifier.shutdown.preStopSeconds=0"]
-    WORLD.upgrade(*bare)
-    seen, failures, sent = [], 0, 0
-    for turn in range(3):
-        flush_connections()
-        probe = Prober(WORLD.environment, WORLD.gateway, WORLD.notifier, WORLD.publish(1_000_000), CONTROL_PROBES_PER_S)
-        wait_until(lambda: probe.sent > CONTROL_PROBES_PER_S, "load")
-        WORLD.upgrade(*bare, "--set-string", f"apiGateway.podAnnotations.turn={turn}")
-        time.sleep(2)
-        probe.stop()
-        check(not probe.lost, f"202, but no outcome: {probe.lost[:3]}")
-        seen.append(", ".join(f"{kind} {count}" for kind, count in probe.failures.items()) or "none")
-        failures, sent = failures + probe.failures.total(), sent + probe.sent
-        if failures:
-            break
-    check(failures, f"nobody noticed an upgrade without preStop: {sent} presses, no failure; then the steps above prove nothing")
-    # With it the same is not noticed, once the last of those without is gone.
-    WORLD.upgrade()
-    settle("api-gateway", 3)
+def probe_an_upgrade(turn, *values):
+    """An upgrade of the gateways, met by many new connections."""
     flush_connections()
     probe = Prober(WORLD.environment, WORLD.gateway, WORLD.notifier, WORLD.publish(1_000_000), CONTROL_PROBES_PER_S)
     wait_until(lambda: probe.sent > CONTROL_PROBES_PER_S, "load")
-    WORLD.upgrade("--set-string", "apiGateway.podAnnotations.turn=with")
+    WORLD.upgrade(*values, "--set-string", f"apiGateway.podAnnotations.turn={turn}")
     time.sleep(2)
     probe.stop()
-    check(not probe.lost and not probe.failures, f"with preStop: {probed(probe)}, at s {probe.when[:20]}")
-    return f"{sent} presses, failures {'; '.join(seen)}, every 202 has its outcome all the same; with preStop {probed(probe)}\n      {WORLD.audit()}"
+    check(not probe.lost, f"202, but no outcome: {probe.lost[:3]} and others; {probed(probe)}")
+    WORLD.accepted += len(probe.accepted)
+    return probe
+
+
+@step("control: without preStop and farewell an upgrade is noticed")
+def without_pre_stop():
+    hasty = ["--set", "apiGateway.shutdown.preStopSeconds=0"]
+    rude = [*hasty, "--set", "apiGateway.config.http.farewell_ms_max=0"]
+    WORLD.upgrade(*rude)
+    failures, sent = {}, 0
+    for turn in range(4):
+        settle("api-gateway", 3)
+        probe = probe_an_upgrade(f"rude-{turn}", *rude)
+        failures, sent = {kind: failures.get(kind, 0) + count for kind, count in probe.failures.items()}, sent + probe.sent
+        if failures:
+            break
+    check(failures, f"nobody noticed: {sent} presses, no failure; then the steps above prove nothing")
+    # The farewell alone: nobody stops to serve while somebody still asks.
+    WORLD.upgrade(*hasty)
+    settle("api-gateway", 3)
+    alone = probe_an_upgrade("hasty", *hasty)
+    # As it is shipped.
+    WORLD.upgrade()
+    settle("api-gateway", 3)
+    both = probe_an_upgrade("shipped")
+    check(not both.failures, f"with preStop and farewell: {probed(both)}, at s {both.when[:20]}")
+    without = ", ".join(f"{kind} {count}" for kind, count in failures.items())
+    return (
+        f"without both: {sent} presses, failures {without}; every 202 has its outcome all the same\n      without preStop: {probed(alone)}\n"
+        f"      as shipped: {probed(both)}\n      {WORLD.audit()}"
+    )
 
 
 @step("control: too short a grace is seen")
@@ -663,7 +694,9 @@ def replicas_beside_an_autoscaler():
     refused = helm("upgrade", RELEASE, chart, "-f", HERE / "values.yaml", "-f", WORLD.overrides, *SCALED, codes=(0, 1))
     after = gateways()
     check(refused.returncode or after < before, f"{before} gateways, and {after} after an upgrade that says 3")
-    return f"with the number in the template an upgrade takes {before} gateways down to {after}" if not refused.returncode else refused.stderr.strip()[-200:]
+    if refused.returncode == 0:
+        return f"with the number in the template an upgrade takes {before} gateways down to {after}"
+    return "refused: Apply failed" + refused.stderr.strip().rpartition("Apply failed")[2]
 
 
 def main():

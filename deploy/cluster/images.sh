@@ -83,7 +83,7 @@ make_firstcome() {
     container=$(build from localhost/firstcome-load)
     root=$(build mount "$container")
     mkdir -p "$cache/programs"
-    cp "$root"/usr/local/bin/{loadgen,couponctl} "$cache/programs/"
+    cp --remove-destination "$root"/usr/local/bin/{loadgen,couponctl} "$cache/programs/"
     build umount "$container" >/dev/null
     build rm "$container" >/dev/null
 }

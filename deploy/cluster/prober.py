@@ -11,7 +11,7 @@ import time
 
 # Longest wait for a connection and for an answer.
 PATIENCE_S = 5
-# How long an accepted claim may take to have its outcome, once the load is over.
+# How long accepted claims may take to have their outcomes, once the load is over. Each is asked for once at least.
 OUTCOME_S = 60
 
 
@@ -58,11 +58,16 @@ class Prober:
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self.thread.start()
 
-    def stop(self):
+    def stop(self, within_s=OUTCOME_S):
         """Ends the pressing, then asks for the outcome of every claim that was accepted."""
         self.stopped.set()
         self.thread.join()
-        asyncio.run(self._ask_for_outcomes())
+        self.ask_for_outcomes(within_s)
+
+    def ask_for_outcomes(self, within_s=OUTCOME_S):
+        """Asks for all of them, again where it was done before."""
+        self.lost = []
+        asyncio.run(self._ask_for_outcomes(time.monotonic() + within_s))
 
     async def _run(self):
         presses, next_at = set(), time.monotonic()
@@ -100,14 +105,13 @@ class Prober:
         self.failures[kind] += 1
         self.when.append(round(sent_at, 1))
 
-    async def _ask_for_outcomes(self):
+    async def _ask_for_outcomes(self, deadline):
         gate = asyncio.Semaphore(20)
 
         async def ask(claim, bearer):
-            deadline = time.monotonic() + OUTCOME_S
             said = "nothing"
             async with gate:
-                while time.monotonic() < deadline:
+                while said == "nothing" or time.monotonic() < deadline:
                     try:
                         async with asyncio.timeout(PATIENCE_S):
                             status, body = await request(self.notifier, "GET", f"/v1/claims/{claim}", bearer)
