@@ -12,7 +12,9 @@ fetch() { # package, glob of a file in it
     if command -v "$name" >/dev/null || [ -e "$bin/$name" ]; then return; fi
     echo "fetching $name" >&2
     folder="$(mktemp -d)"
-    (cd "$folder" && apt-get download -qq "$1" 2>/dev/null && dpkg-deb -x "$1"_*.deb .) ||
+    download() { (cd "$folder" && apt-get download -qq "$1" 2>/dev/null); }
+    # A fresh machine has no lists of packages yet.
+    { download "$1" || { apt-get update -qq 2>/dev/null && download "$1"; }; } && (cd "$folder" && dpkg-deb -x "$1"_*.deb .) ||
         { echo "$name is missing, and Debian's package $1 cannot be fetched: run apt-get update, or install $1" >&2; exit 1; }
     # shellcheck disable=SC2086 # the folder between is named after the machine
     cp "$folder"/$2 "$bin/"
