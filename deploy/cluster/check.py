@@ -38,6 +38,8 @@ CONNECTIONS_MAX = 1_500
 # 502s of nginx that a step may have: a kept connection that a gateway closes in the very moment in which nginx sends a request on it. The user presses again, as
 # loadgen's contract has it. One in fourteen steps since listeners say farewell; many are a fault.
 CUT_CONNECTIONS_MAX = 2
+# What is started and not waited for dies with this process, however that ends.
+MORTAL = ["setpriv", "--pdeathsig", "KILL"]
 # How long a roll-out may take, and a store may be behind at rest.
 ROLLOUT = "300s"
 REST_S = 90
@@ -89,7 +91,7 @@ class Exits:
     def __init__(self):
         self.seen = {}
         self.process = subprocess.Popen(
-            [KUBECTL, "--kubeconfig", STATE / "admin.kubeconfig", "-n", NAMESPACE, "get", "pods", "--watch", "-o", "json"],
+            [*MORTAL, KUBECTL, "--kubeconfig", STATE / "admin.kubeconfig", "-n", NAMESPACE, "get", "pods", "--watch", "-o", "json"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )
         threading.Thread(target=self._listen, daemon=True).start()
@@ -159,7 +161,7 @@ class World:
         """A crowd, started: its process, and the file that its report will be in."""
         report = STATE / f"crowd-{coupon[-8:]}.json"
         command = [
-            CACHE / "programs" / "loadgen", coupon, "--users", users, "--within-ms", within_ms, "--api-url", api or self.edge,
+            *MORTAL, CACHE / "programs" / "loadgen", coupon, "--users", users, "--within-ms", within_ms, "--api-url", api or self.edge,
             "--notifier-url", notifier or self.edge, "--connections-max", CONNECTIONS_MAX, "--threads", 1, "--json", report, *more,
         ]
         process = subprocess.Popen(
