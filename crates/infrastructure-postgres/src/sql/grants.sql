@@ -1,11 +1,12 @@
--- What each role of deploy/postgres/roles.sql may do, as far as the role exists: run by the owner of the tables behind every migration, so it has to know of every
+-- What each role of deploy/postgres/roles.sql may do, as far as the role exists: run as the owner of the tables behind every migration, so it has to know of every
 -- table. What is not granted here is not allowed. A row lock needs UPDATE of a column.
 DO $$
 DECLARE
-    -- Tables and views of our own; whatever else lies in the schema is not ours to grant.
+    -- Tables and views of their owner; whatever else lies in the schema is not ours to grant. None where somebody else migrates, who had nothing to do.
     ours text := (
         SELECT string_agg(format('%I', relname), ', ') FROM pg_class
-        WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'v') AND pg_get_userbyid(relowner) = current_user
+        WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'v') AND pg_has_role(relowner, 'USAGE')
+            AND relowner = (SELECT relowner FROM pg_class WHERE oid = 'partition_progress'::regclass)
     );
     -- Role, privilege, tables.
     granted text[][] := ARRAY[
@@ -23,7 +24,7 @@ DECLARE
     one text[];
 BEGIN
     FOREACH one SLICE 1 IN ARRAY granted LOOP
-        IF EXISTS (SELECT FROM pg_roles WHERE rolname = one[1]) THEN
+        IF ours IS NOT NULL AND EXISTS (SELECT FROM pg_roles WHERE rolname = one[1]) THEN
             EXECUTE format('GRANT %s ON %s TO %I', one[2], one[3], one[1]);
         END IF;
     END LOOP;
