@@ -21,7 +21,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const USERS: &str = include_str!("../../../deploy/redis/users.acl");
 /// Their password there.
 const PASSWORD_THERE: &str = ">firstcome-for-dev";
-/// Their keys there. Here every namespace has a prefix of its own, and a pattern that begins with a star would cost Redis more than the commands do.
+/// Their keys there; here every namespace has a prefix of its own.
 const KEYS_THERE: &str = "~coupon:{* ~claim:{*";
 
 /// Starts a Redis and waits until it answers PING.
