@@ -146,7 +146,10 @@ impl Service for ApiGateway {
         let asked = desk.clone();
         context.keep_asking("ask-postgres", move || {
             let desk = asked.clone();
-            async move { drop(desk.metrics.postgres.measure(PING, desk.pool.ping()).await) }
+            async move {
+                let opening = infrastructure_postgres::Connection::open(&desk.context.config.postgres);
+                drop(desk.metrics.postgres.measure(PING, opening).await);
+            }
         });
 
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());

@@ -220,14 +220,6 @@ impl Pool {
             .unwrap_or_else(|_| Err(PostgresError::Timeout(format!("no answer within {:?}", self.patience))))
     }
 
-    /// Asks for nothing but an answer.
-    ///
-    /// # Errors
-    /// [`PostgresError`].
-    pub async fn ping(&self) -> Result<(), PostgresError> {
-        self.run(async |connection| Ok(connection.batch_execute("SELECT 1").await?)).await
-    }
-
     /// How many connections are in use, and how many there may be.
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {

@@ -26,6 +26,8 @@ pub struct Prefilter {
 #[derive(Clone)]
 pub struct ViewReader {
     connection: Connection,
+    /// For whoever asks in the background: a connection lives on the threads of its first user, and requests have theirs.
+    asking: Connection,
     keys: Keys,
 }
 
@@ -37,7 +39,8 @@ impl ViewReader {
     pub fn new(section: &RedisSection, metrics: RedisMetrics) -> Result<Self, RedisError> {
         let timeout = Duration::from_millis(section.read_timeout_ms.into());
         Ok(Self {
-            connection: Connection::new(section, timeout, metrics)?,
+            connection: Connection::new(section, timeout, metrics.clone())?,
+            asking: Connection::new(section, timeout, metrics)?,
             keys: Keys::new(&section.key_prefix),
         })
     }
@@ -47,7 +50,7 @@ impl ViewReader {
     /// # Errors
     /// [`RedisError`].
     pub async fn ping(&self) -> Result<(), RedisError> {
-        self.connection.ping().await
+        self.asking.ping().await
     }
 
     /// A user's claims of one coupon (all rounds so far) together with the view's watermark and round, in one transaction: read one after
