@@ -264,7 +264,9 @@ fn up_starts_the_services_after_their_topics_and_schema_and_down_stops_them_befo
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let env = home.succeed(&["env"]);
-    let topics = format!("dev local. 3 127.0.0.1:9 {}", variable(&env, "DATABASE_URL"));
+    // As the owner of the schema, not as the administrator.
+    let database_url = variable(&env, "DATABASE_URL").replace("postgres@", "firstcome_migrator@");
+    let topics = format!("dev local. 3 127.0.0.1:9 {database_url}");
     assert_eq!(fs::read_to_string(steps).unwrap(), format!("migrate {topics}\ntopics apply {topics}\n"));
     for name in ["API_URL", "ADMIN_URL", "NOTIFIER_URL", "GATEWAY_OPS_URL", "STOCK_CONSUMER_OPS_URL"] {
         assert!(variable(&env, name).starts_with("http://127.0.0.1:"), "{name}");
