@@ -139,7 +139,8 @@ class Stack:
 
     def add_reconciler(self, name, until="readyz"):
         """It knows what a stock-consumer knows, looks every second, and makes pass after pass."""
-        often = {"RECONCILE__INTERVAL_S": "1", "RECONCILE__BUSY_PERCENT_MAX": "75"}
+        # A letter that is lost behind the point where passes go on is seen by the next recount.
+        often = {"RECONCILE__INTERVAL_S": "1", "RECONCILE__BUSY_PERCENT_MAX": "75", "RECONCILE__RECOUNT_S": "5"}
         self.add(name, "stock-consumer", often, [self.programs / "couponctl", "reconcile"], until=until)
 
     def await_probe(self, name, process, probe):
