@@ -28,7 +28,6 @@ use infrastructure_http::{AccessLog, AdminVerifier, Farewell, UserVerifier, list
 use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic, TopicLayout};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
-use service_runtime::metrics::PING;
 use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
 
 pub use config::Config;
@@ -143,14 +142,7 @@ impl Service for ApiGateway {
             let desk = asked.clone();
             async move { drop(desk.view.ping().await) }
         });
-        let asked = desk.clone();
-        context.keep_asking("ask-postgres", move || {
-            let desk = asked.clone();
-            async move {
-                let opening = infrastructure_postgres::Connection::open(&desk.context.config.postgres);
-                drop(desk.metrics.postgres.measure(PING, opening).await);
-            }
-        });
+        context.keep_asking_postgres(&config.postgres, &desk.metrics.postgres);
 
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());
         let farewell = Farewell::default();

@@ -25,7 +25,6 @@ use infrastructure_kafka::{Connection, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
 use prometheus::Histogram;
-use service_runtime::metrics::PING;
 use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
 
 pub use config::Config;
@@ -112,14 +111,7 @@ impl Service for Notifier {
             let desk = asked.clone();
             async move { drop(desk.follower.stores.view.ping().await) }
         });
-        let asked = desk.clone();
-        context.keep_asking("ask-postgres", move || {
-            let desk = asked.clone();
-            async move {
-                let opening = infrastructure_postgres::Connection::open(&desk.context.config.postgres);
-                drop(desk.metrics.postgres.measure(PING, opening).await);
-            }
-        });
+        context.keep_asking_postgres(&config.postgres, &desk.metrics.postgres);
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());
         let document = openapi::claims().serve();
         let configure = move |app: &mut web::ServiceConfig| {

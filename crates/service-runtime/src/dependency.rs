@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use infrastructure_postgres::{Connection, PostgresSection};
+
 use crate::boot::Context;
+use crate::metrics::{PING, PostgresRequests};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -23,6 +26,15 @@ impl<C> Context<C> {
                     () = tokio::time::sleep(INTERVAL) => {}
                 }
             }
+        });
+    }
+
+    /// Keeps asking PostgreSQL, each time on a connection of its own: one of a pool lives on the threads of its first user, and requests have theirs.
+    pub fn keep_asking_postgres(&self, section: &PostgresSection, requests: &PostgresRequests) {
+        let (section, requests) = (section.clone(), requests.clone());
+        self.keep_asking("ask-postgres", move || {
+            let (section, requests) = (section.clone(), requests.clone());
+            async move { drop(requests.measure(PING, Connection::open(&section)).await) }
         });
     }
 }

@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use infrastructure_kafka::{Connection, DeadLetterWriter, Membership, Producer, ProducerPurpose, Topic};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
-use service_runtime::metrics::PING;
 use service_runtime::partition::{self, PartitionWorkers};
 use service_runtime::{Context, Ended, Limits, Service, preflight};
 
@@ -80,14 +79,7 @@ impl Service for StockConsumer {
             let shared = Arc::clone(&asked);
             async move { drop(shared.view_writer.ping().await) }
         });
-        let asked = Arc::clone(&shared);
-        context.keep_asking("ask-postgres", move || {
-            let shared = Arc::clone(&asked);
-            async move {
-                let opening = infrastructure_postgres::Connection::open(&shared.context.config.postgres);
-                drop(shared.metrics.postgres.measure(PING, opening).await);
-            }
-        });
+        context.keep_asking_postgres(&config.postgres, &shared.metrics.postgres);
         let handler = PartitionWorkers::new(Arc::new(Decider(shared)), &context.health, &context.tasks);
         let workers = handler.workers();
         let group = config.kafka.group(NAME);
