@@ -170,6 +170,7 @@ impl Auditor {
             Some(_) => View::read_hashes(&self.view).await,
             None => View::read(&self.view, &mut findings).await,
         };
+        self.metrics.view_read(read.is_ok());
         // The view may be lost at any time: without it everything else is compared all the same.
         let view = match read {
             Ok(view) => Some(view),

@@ -112,7 +112,7 @@ impl<'a> Lag<'a> {
         self.sources.metrics.postgres_up.set(i64::from(stored.is_ok()));
         silent.extend(stored.err().map(|error| format!("PostgreSQL: {error}")));
         let viewed = self.look_at_view();
-        self.sources.metrics.redis_up.set(i64::from(viewed.is_ok()));
+        self.sources.metrics.redis_answered(viewed.is_ok());
         silent.extend(viewed.err().map(|error| format!("Redis: {error}")));
         match self.look_at_logs() {
             Ok(()) => {

@@ -1,6 +1,8 @@
 //! What the reconciler shows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coupon_domain::{CouponId, Timestamp};
 use infrastructure_kafka::KafkaMetrics;
@@ -39,7 +41,8 @@ impl Span {
 #[derive(Clone)]
 pub(super) struct ServiceMetrics {
     pub(super) kafka: KafkaMetrics,
-    pub(super) redis_up: IntGauge,
+    redis_up: IntGauge,
+    view_was_read: Arc<AtomicBool>,
     pub(super) postgres_up: IntGauge,
     pub(super) watermark: IntGaugeVec,
     pub(super) lag_claims: IntGaugeVec,
@@ -73,6 +76,7 @@ impl ServiceMetrics {
         Self {
             kafka: metrics::kafka_reader(metrics, &up),
             redis_up: up.with_label_values(&["redis"]),
+            view_was_read: Arc::new(AtomicBool::new(true)),
             postgres_up: up.with_label_values(&["postgres"]),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
             lag_claims: metrics.int_gauges(&catalogue::LAG_CLAIMS),
@@ -85,6 +89,16 @@ impl ServiceMetrics {
             dlq_oldest_seconds: metrics.gauge(&catalogue::DLQ_OLDEST_SECONDS),
             reconcile_timestamp_seconds: metrics.gauge(&catalogue::RECONCILE_TIMESTAMP_SECONDS),
         }
+    }
+
+    /// Redis answered or did not. One that answers and does not let passes read the view is lost all the same: nobody compares it.
+    pub(super) fn redis_answered(&self, answered: bool) {
+        self.redis_up.set(i64::from(answered && self.view_was_read.load(Ordering::Relaxed)));
+    }
+
+    /// A pass read the view, or had to go without it.
+    pub(super) fn view_read(&self, was_read: bool) {
+        self.view_was_read.store(was_read, Ordering::Relaxed);
     }
 
     /// Counts a pass that a dependency did not let be made.

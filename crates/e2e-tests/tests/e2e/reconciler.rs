@@ -7,9 +7,11 @@ use local_stack::{Role, Supervised};
 const NAME: &str = "reconciler";
 /// Begins once, and goes on from there.
 const GOES_ON: &str = "goes-on";
+/// Logs in to Redis as somebody else.
+const BLIND: &str = "blind";
 
 /// The reconciler, from outside: no violation in a burst, the ledger of a coupon, the lag of a db-writer that stands still, a row that was taken away, a
-/// letter that lies open; and a PostgreSQL that is away is no violation. One that only goes on from its last pass counts the same and sees what is new.
+/// letter that lies open; a view that it may not read; and a PostgreSQL that is away is no violation. One that only goes on from its last pass counts the same and sees what is new.
 pub(crate) fn scenario() -> Result<()> {
     e2e_tests::world::run(async {
         let mut world = World::start(WorldSpec { partitions: 1, own_servers: true, ..WorldSpec::default() })?;
@@ -20,6 +22,7 @@ pub(crate) fn scenario() -> Result<()> {
             world.wait_ready(name)?;
         }
         let coupon_id = world.publish(&CouponSpec::of(100_000)).await?;
+        passes_without_the_view_are_seen(&mut world).await?;
 
         let burst = Burst::start(&world, &coupon_id, 40)?;
         burst.wait_for_accepted(40).await?;
@@ -159,6 +162,23 @@ pub(crate) fn scenario() -> Result<()> {
         world.stop(GOES_ON)?;
         world.stop(NAME)
     })
+}
+
+/// A user of Redis who may ask for watermarks and not read the view: no pass compares it, and the stores' panel and alert say so.
+async fn passes_without_the_view_are_seen(world: &mut World) -> Result<()> {
+    let url = world.deployment.redis_url_as("writer")?;
+    let settings = [("FIRSTCOME__RECONCILE__INTERVAL_S", "1"), ("FIRSTCOME__REDIS__URL", url.as_str())];
+    world.add_with(Role::Reconciler, BLIND, &settings)?;
+    world.wait_ready(BLIND)?;
+    for (name, up) in [(BLIND, 0.0), (NAME, 1.0)] {
+        eventually("who cannot read the view counts Redis as lost", async || {
+            let passed = passes(world, name, "rest", "clean").await? >= 1.0;
+            let said = series_of(world, name, "coupon_dependency_up", r#"dependency="redis""#).await?;
+            Ok((passed && said == up).then_some(()))
+        })
+        .await?;
+    }
+    world.stop(BLIND)
 }
 
 /// All violations together; each promise that data can prove has a series.
