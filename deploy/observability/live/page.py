@@ -34,7 +34,7 @@ BOARDS = """
 ## What the boards showed
 
 Red numbers are the faults above; shaded is how long each lasted. Instances that were started for a fault are in it, too: what a service has not asked for yet
-counts as down, and stock-consumer asks PostgreSQL only when it is given partitions, so it goes on saying what it heard then.
+counts as down; every ten seconds each asks whatever nobody else has asked for.
 """
 
 

@@ -138,9 +138,10 @@ class Stack:
         self.launched[name] = Launched(process.pid)
 
     def add_reconciler(self, name, until="readyz"):
-        """It knows what a stock-consumer knows, looks every second, and makes pass after pass."""
+        """It knows what a stock-consumer knows, reads the view as its own user, looks every second, and makes pass after pass."""
+        view = self.launched["stock-consumer"].environment["FIRSTCOME__REDIS__URL"].replace("//writer:", "//auditor:")
         # A letter that is lost behind the point where passes go on is seen by the next recount.
-        often = {"RECONCILE__INTERVAL_S": "1", "RECONCILE__BUSY_PERCENT_MAX": "75", "RECONCILE__RECOUNT_S": "5"}
+        often = {"RECONCILE__INTERVAL_S": "1", "RECONCILE__BUSY_PERCENT_MAX": "75", "RECONCILE__RECOUNT_S": "5", "REDIS__URL": view}
         self.add(name, "stock-consumer", often, [self.programs / "couponctl", "reconcile"], until=until)
 
     def await_probe(self, name, process, probe):
