@@ -18,7 +18,7 @@ use infrastructure_http::headers::idempotency_key;
 use infrastructure_http::listener::without_fields;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_http::trace::{self, Arrived};
-use infrastructure_http::{ClaimView, Code, Problem};
+use infrastructure_http::{ClaimView, Code, Problem, claim_view};
 use infrastructure_redis::{Prefilter, RedisError};
 use serde::Serialize;
 use service_runtime::trace::{Carried, NewSpan, Span, SpanKind};
@@ -74,9 +74,8 @@ async fn press(
     let view = desk.prefilter(&claims).await;
     if let Some(answer) = view.as_ref().ok().and_then(|view| decided(view, &claim_id)) {
         desk.metrics.decided.inc();
-        let location = location(&answer.claim_id);
         return Ok(HttpResponse::Ok()
-            .insert_header(("Location", location))
+            .insert_header(("Location", desk.location(&answer.claim_id)))
             .insert_header(("Cache-Control", "no-store"))
             .json(ClaimView::answered(&answer)));
     }
@@ -84,7 +83,7 @@ async fn press(
     if let Some(code) = refusal(&known.state, now) {
         let advisory = is_advisory(view.as_ref(), &known);
         return Err(Problem::new(code, detail(code, &known.state))
-            .claim(&claim_id)
+            .claim(&claim_id, desk.notifier_url())
             .rests_on(known.decided_offset, advisory));
     }
 
@@ -94,7 +93,7 @@ async fn press(
             desk.metrics.accepted.inc();
             Ok(accepted(desk, key, claim_id, &ticket))
         }
-        Err(no_ticket) => Err(no_ticket.problem().claim(&claim_id)),
+        Err(no_ticket) => Err(no_ticket.problem().claim(&claim_id, desk.notifier_url())),
     }
 }
 
@@ -175,11 +174,6 @@ fn detail(code: Code, state: &CouponState) -> String {
     }
 }
 
-/// Where a claim's answer is found.
-pub(crate) fn location(claim_id: &ClaimId) -> String {
-    format!("/v1/claims/{claim_id}")
-}
-
 /// The claim is in the log.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Accepted {
@@ -226,7 +220,7 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
     let lifetime_ms = i64::from(desk.context.config.claims.stream_token_s) * 1_000;
     let expires_at = desk.context.clock.now().plus_ms(lifetime_ms);
     let stream_token = StreamToken::issue(key, &claim_id, ticket.not_before, expires_at).to_string();
-    let (host, path) = (desk.context.config.claims.notifier_url.trim_end_matches('/'), location(&claim_id));
+    let location = desk.location(&claim_id);
     let body = Accepted {
         claim_id,
         coupon_id: claim_id.coupon_id,
@@ -237,19 +231,28 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
             appended_at: ticket.appended_at.map(to_rfc3339),
         },
         links: Links {
-            claim: format!("{host}{path}"),
-            events: format!("{host}{path}/events?token={stream_token}"),
+            claim: location.clone(),
+            events: format!("{location}/events?token={stream_token}"),
             mine: format!("/v1/coupons/{}/claims/mine", claim_id.coupon_id),
         },
         stream_token,
     };
     HttpResponse::Accepted()
-        .insert_header(("Location", path))
+        .insert_header(("Location", location))
         .insert_header(("Cache-Control", "no-store"))
         .json(body)
 }
 
 impl Desk {
+    /// Where a claim's answer is found.
+    pub(crate) fn location(&self, claim_id: &ClaimId) -> String {
+        claim_view::location(self.notifier_url(), claim_id)
+    }
+
+    fn notifier_url(&self) -> &str {
+        &self.context.config.claims.notifier_url
+    }
+
     /// Begins the span of a request; none where its sender wants none.
     fn begin_span(&self, request: &HttpRequest, name: &'static str, arrived: &Arrived) -> Span {
         let parent = match arrived {

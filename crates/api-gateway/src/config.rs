@@ -170,7 +170,7 @@ pub struct ClaimsSection {
     pub users_remembered_max: u32,
     /// How long a stream token opens its claim's events, in s.
     pub stream_token_s: u32,
-    /// Where clients reach the notifier, for links; empty: the same host.
+    /// Where clients reach the notifier, for links and Locations; empty: under the same name as the gateway.
     pub notifier_url: String,
 }
 

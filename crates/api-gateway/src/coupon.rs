@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::Desk;
 use crate::broker_clock::BrokerNow;
-use crate::claim::{location, own_claims, parse_coupon};
+use crate::claim::{own_claims, parse_coupon};
 
 /// Where a coupon stands at this moment, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -162,7 +162,7 @@ pub(crate) async fn mine(
     let body = OwnClaims {
         coupon_id: known.state.coupon_id,
         claim_id,
-        location: location(&claim_id),
+        location: desk.location(&claim_id),
         claims: claims.iter().map(view_of).collect(),
     };
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(body))

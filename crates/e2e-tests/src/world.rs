@@ -292,6 +292,15 @@ impl World {
         self.user_at(name, Role::ApiGateway.name())
     }
 
+    /// Where a claim's answer is found, as gateways are told: at the notifier.
+    ///
+    /// # Errors
+    /// There is no notifier.
+    pub fn claim_url(&self, claim_id: &str) -> Result<String> {
+        let notifier = self.service(Role::Notifier.name())?.api_url().context("a notifier has an API")?;
+        Ok(format!("{notifier}/v1/claims/{claim_id}"))
+    }
+
     /// A user of this gateway.
     ///
     /// # Errors

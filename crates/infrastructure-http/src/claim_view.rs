@@ -7,6 +7,12 @@ use utoipa::ToSchema;
 use crate::openapi::ClaimCodeName;
 use crate::time::to_rfc3339;
 
+/// Where a claim's answer is found: at the notifier, under the same name as whoever was asked where it has none of its own.
+#[must_use]
+pub fn location(notifier_url: &str, claim_id: &ClaimId) -> String {
+    format!("{}/v1/claims/{claim_id}", notifier_url.trim_end_matches('/'))
+}
+
 /// Where a claim stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -222,12 +222,11 @@ impl Problem {
         problem
     }
 
-    /// Names the caller's claim and where its answer is found.
+    /// Names the caller's claim and where its answer is found: at the notifier of this URL, or under the name that was asked where it is empty.
     #[must_use]
-    pub fn claim(mut self, claim_id: &coupon_domain::ClaimId) -> Self {
-        let claim_id = claim_id.to_string();
-        self.0.location = Some(format!("/v1/claims/{claim_id}"));
-        self.0.claim_id = Some(claim_id);
+    pub fn claim(mut self, claim_id: &coupon_domain::ClaimId, notifier_url: &str) -> Self {
+        self.0.location = Some(crate::claim_view::location(notifier_url, claim_id));
+        self.0.claim_id = Some(claim_id.to_string());
         self
     }
 
@@ -306,11 +305,14 @@ mod tests {
     fn a_refusal_names_the_claim_and_what_it_rests_on() {
         let claim_id = format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32)).parse().unwrap();
         let problem = Problem::new(Code::SoldOut, "nothing is left")
-            .claim(&claim_id)
+            .claim(&claim_id, "https://claims.example.org/")
             .rests_on(Some(coupon_domain::Offset::new(7).unwrap()), true);
         let response = problem.response();
         assert_eq!(response.status(), StatusCode::CONFLICT);
-        assert_eq!(response.headers().get(LOCATION).unwrap(), &format!("/v1/claims/{claim_id}"));
+        assert_eq!(
+            response.headers().get(LOCATION).unwrap(),
+            &format!("https://claims.example.org/v1/claims/{claim_id}")
+        );
         let body = serde_json::to_value(&problem.0).unwrap();
         assert_eq!(body["code"], "sold_out");
         assert_eq!(body["decided_offset"], 7);

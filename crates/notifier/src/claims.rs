@@ -38,7 +38,7 @@ async fn answer_now(desk: &Desk, claim_id: ClaimId) -> Result<ClaimView, Problem
         None if found.retired => Ok(ClaimView::closed(claim_id)),
         None if found.blind => {
             let detail = "neither store answers now; the claim is not lost";
-            Err(Problem::new(Code::Unavailable, detail).claim(&claim_id))
+            Err(Problem::new(Code::Unavailable, detail).claim(&claim_id, ""))
         }
         None => Ok(ClaimView::pending(claim_id)),
     }

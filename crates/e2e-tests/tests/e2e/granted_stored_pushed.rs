@@ -17,10 +17,7 @@ pub(crate) fn scenario() -> Result<()> {
         let pressed = ann.press(&coupon_id).await?;
         ensure!(pressed.status == StatusCode::ACCEPTED, "{pressed:?}");
         let claim_id = pressed.text("claim_id").to_owned();
-        ensure!(
-            pressed.location.as_deref() == Some(format!("/v1/claims/{claim_id}").as_str()),
-            "{pressed:?}"
-        );
+        ensure!(pressed.location.as_deref() == Some(world.claim_url(&claim_id)?.as_str()), "{pressed:?}");
         ensure!(
             pressed.body["ticket"]["offset"] == 1,
             "the claim stands behind the publish command: {pressed:?}"

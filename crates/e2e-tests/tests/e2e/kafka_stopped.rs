@@ -31,10 +31,7 @@ pub(crate) fn scenario() -> Result<()> {
             ensure!(answer.status == StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
             ensure!(["in_doubt", "overloaded", "not_accepted"].contains(&answer.code()), "{answer:?}");
             let claim_id = answer.text("claim_id");
-            ensure!(
-                answer.location.as_deref() == Some(format!("/v1/claims/{claim_id}").as_str()),
-                "{answer:?}"
-            );
+            ensure!(answer.location.as_deref() == Some(world.claim_url(claim_id)?.as_str()), "{answer:?}");
         }
         // No lost dependency fails readiness or liveness: our 503 beats a proxy's 502.
         for probe in ["readyz", "livez"] {

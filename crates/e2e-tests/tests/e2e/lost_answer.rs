@@ -1,4 +1,4 @@
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e_tests::{CouponSpec, World, WorldSpec, eventually, oracle};
 use local_stack::{Role, Supervised};
 use reqwest::StatusCode;
@@ -28,8 +28,8 @@ pub(crate) fn scenario() -> Result<()> {
         let advice = winner.press(&coupon_id).await?;
         ensure!(advice.status == StatusCode::CONFLICT && advice.code() == "sold_out", "{advice:?}");
         ensure!(advice.body["advisory"] == true && advice.text("claim_id") == won, "{advice:?}");
-        let location = advice.location.as_deref().context("a refusal names the claim's Location")?;
-        let found = winner.notifier.get(location, &[]).await?;
+        ensure!(advice.location.as_deref() == Some(world.claim_url(&won)?.as_str()), "{advice:?}");
+        let found = winner.notifier.get(&format!("/v1/claims/{won}"), &[]).await?;
         ensure!(found.code() == "granted" && !found.text("coupon_code").is_empty(), "{found:?}");
 
         world.servers().redis()?.start_again()?;

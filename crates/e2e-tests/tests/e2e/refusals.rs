@@ -23,7 +23,7 @@ async fn sold_out(world: &World) -> Result<()> {
     ensure!(refused.code() == "sold_out", "{refused:?}");
     // Every refusal names the caller's claim, its Location, and what it rests on.
     let claim_id = refused.text("claim_id");
-    ensure!(refused.location.as_deref() == Some(format!("/v1/claims/{claim_id}").as_str()), "{refused:?}");
+    ensure!(refused.location.as_deref() == Some(world.claim_url(claim_id)?.as_str()), "{refused:?}");
     ensure!(refused.body["decided_offset"].is_i64() && refused.body["advisory"].is_boolean(), "{refused:?}");
     Ok(())
 }

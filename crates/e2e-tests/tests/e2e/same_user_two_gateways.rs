@@ -3,10 +3,15 @@ use e2e_tests::{CouponSpec, World, WorldSpec, oracle};
 use local_stack::Role;
 use reqwest::StatusCode;
 
+/// Where the second gateway says that the notifier is.
+const ELSEWHERE: &str = "https://answers.example.org";
+
 pub(crate) fn scenario() -> Result<()> {
     e2e_tests::world::run(async {
         let mut world = World::start(WorldSpec::default())?;
-        world.add(Role::ApiGateway, "api-gateway-2")?;
+        // A name of its own: without it links and Locations would lead back to the gateway, which has no answers.
+        let elsewhere = [("FIRSTCOME__CLAIMS__NOTIFIER_URL", ELSEWHERE)];
+        world.add_with(Role::ApiGateway, "api-gateway-2", &elsewhere)?;
         world.wait_ready("api-gateway-2")?;
         let coupon_id = world.publish(&CouponSpec::of(5)).await?;
         let (here, there) = (world.user("ann")?, world.user_at("ann", "api-gateway-2")?);
@@ -32,12 +37,20 @@ pub(crate) fn scenario() -> Result<()> {
 
         // Once decided, every gateway says so at once.
         world.wait_until_quiet().await?;
-        for user in [&here, &there] {
+        let elsewhere = format!("{ELSEWHERE}/v1/claims/{claim_id}");
+        for (user, location) in [(&here, world.claim_url(&claim_id)?), (&there, elsewhere)] {
             let again = user.press(&coupon_id).await?;
+            ensure!(again.location.as_ref() == Some(&location), "{again:?}");
             ensure!(again.status == StatusCode::OK && again.code() == "granted", "{again:?}");
             ensure!(again.text("claim_id") == claim_id, "{again:?}");
         }
-        ensure!(world.sql("select count(*) from issued_coupons")? == "1");
+        let pressed = world.user_at("bob", "api-gateway-2")?.press(&coupon_id).await?;
+        let location = format!("{ELSEWHERE}/v1/claims/{}", pressed.text("claim_id"));
+        ensure!(pressed.status == StatusCode::ACCEPTED, "{pressed:?}");
+        ensure!(pressed.location.as_ref() == Some(&location), "{pressed:?}");
+        ensure!(pressed.body["links"]["claim"] == location, "{pressed:?}");
+        world.wait_until_quiet().await?;
+        ensure!(world.sql("select count(*) from issued_coupons")? == "2");
         oracle::verify(&world).await?;
         Ok(())
     })
