@@ -4,8 +4,9 @@ use std::ffi::OsString;
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::exit::Failure;
+use crate::exit::{Failure, failed};
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::{audit, claim, coupon, dlq, dump, migrate, redemptions, smoke, topics, wallet};
@@ -59,6 +60,8 @@ enum Command {
     Reconcile(service_runtime::boot::Arguments),
     /// Write topics and tables down, for the oracle.
     Dump(dump::Dump),
+    /// Do nothing until ended: in a pod that operators carry out the other commands in.
+    Idle,
 }
 
 /// What is to be done.
@@ -113,6 +116,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Dlq(dlq) => dlq::run(&dlq, &settings, output).await,
         Command::Reconcile(_) => unreachable!("a service has a main of its own"),
         Command::Dump(dump) => dump::run(&dump, &settings, output).await,
+        Command::Idle => idle().await,
+    }
+}
+
+/// As the first process of a container it would not be ended by a signal that it does not handle.
+async fn idle() -> Result<(), Failure> {
+    let mut asked_to_end = signal(SignalKind::terminate()).map_err(failed("handling SIGTERM"))?;
+    tokio::select! {
+        _ = asked_to_end.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(failed("handling SIGINT")),
     }
 }
 

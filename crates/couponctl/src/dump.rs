@@ -23,7 +23,7 @@ const READ_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 pub(crate) struct Dump {
-    /// The directory to write to; made if it is not there.
+    /// The directory to write to; made if it is not there. `-`: a tar archive on standard output, from where nothing can be copied.
     #[arg(long)]
     out: PathBuf,
     /// Leave Redis out.
@@ -32,21 +32,40 @@ pub(crate) struct Dump {
 }
 
 pub(crate) async fn run(dump: &Dump, settings: &Settings, output: Output) -> Result<(), Failure> {
+    if dump.out.as_os_str() == "-" {
+        let held = tempfile::tempdir().map_err(failed("making a directory"))?;
+        write_down(dump, held.path(), settings).await?;
+        return tokio::task::block_in_place(|| archive(held.path(), std::io::stdout().lock()))
+            .map_err(failed("writing the archive"));
+    }
     std::fs::create_dir_all(&dump.out).map_err(failed("making the directory"))?;
+    let records = write_down(dump, &dump.out, settings).await?;
+    output.one(&json!({ "directory": dump.out.display().to_string(), "records": records }));
+    Ok(())
+}
+
+/// The files of a directory, in a folder "dump".
+fn archive(directory: &Path, to: impl Write) -> std::io::Result<()> {
+    let mut archive = tar::Builder::new(BufWriter::new(to));
+    archive.append_dir_all("dump", directory)?;
+    archive.into_inner()?.flush()
+}
+
+/// Writes everything down; gives the number of records.
+async fn write_down(dump: &Dump, out: &Path, settings: &Settings) -> Result<u64, Failure> {
     let (connection, layout) = settings.kafka()?;
     let postgres = settings.postgres()?;
     // The view first, then PostgreSQL, then the outcomes, the claims last: each may only be ahead of what was written down before it.
     if !dump.without_redis {
         let view = ViewMaintenance::new(&settings.redis()?).map_err(failed("connecting to Redis"))?;
-        dump_view(&view, &dump.out).await?;
+        dump_view(&view, out).await?;
     }
-    dump_tables(&postgres, &dump.out).await?;
-    let records = tokio::task::block_in_place(|| dump_topics(&connection, &layout, &dump.out))?;
+    dump_tables(&postgres, out).await?;
+    let records = tokio::task::block_in_place(|| dump_topics(&connection, &layout, out))?;
     let now = infrastructure_http::time::to_rfc3339(service_runtime::Clock::system().now());
     let meta = json!({ "partitions": layout.partitions, "topic_prefix": layout.prefix, "taken_at": now });
-    write_json(&dump.out.join("meta.json"), &meta)?;
-    output.one(&json!({ "directory": dump.out.display().to_string(), "records": records }));
-    Ok(())
+    write_json(&out.join("meta.json"), &meta)?;
+    Ok(records)
 }
 
 async fn dump_view(view: &ViewMaintenance, out: &Path) -> Result<(), Failure> {
@@ -151,4 +170,20 @@ fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
 
 fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
     std::fs::write(path, format!("{value}\n")).map_err(failed(&format!("writing {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_holds_what_the_directory_does() {
+        let held = tempfile::tempdir().unwrap();
+        std::fs::write(held.path().join("meta.json"), "{}").unwrap();
+        let mut bytes = Vec::new();
+        archive(held.path(), &mut bytes).unwrap();
+        let taken_out = tempfile::tempdir().unwrap();
+        tar::Archive::new(bytes.as_slice()).unpack(taken_out.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(taken_out.path().join("dump/meta.json")).unwrap(), "{}");
+    }
 }

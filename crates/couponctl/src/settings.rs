@@ -1,4 +1,4 @@
-//! Where everything is: a configuration file as the services have it, `FIRSTCOME__` variables, and on top the short flags and variables that
+//! Where everything is: a configuration file in the services' words, `FIRSTCOME__` variables, and on top the short flags and variables that
 //! `local-stack env` prints.
 
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ const GIVEN_KEY: &str = "given";
 #[derive(Args, Clone)]
 #[command(next_help_heading = "The installation")]
 pub(crate) struct Settings {
-    /// Settings in TOML or JSON (sections kafka, postgres, redis), as the services read them.
-    #[arg(long, value_name = "FILE", global = true)]
+    /// Settings in TOML or JSON: profile and the sections kafka, postgres, redis, keys, in the services' words. A service's own file has more, and is refused.
+    #[arg(long, env = "COUPONCTL_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// prod (the default) or dev.
     #[arg(long, env = "PROFILE", global = true)]
