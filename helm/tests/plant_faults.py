@@ -62,6 +62,8 @@ FAULTS = [
     ("a probe that nobody answers", f"{T}/_workload.tpl", "/livez", "/healthz", "test_probes_ask_what_the_ops_listener_answers"),
     ("a command that couponctl does not know", f"{T}/_job.tpl", "arguments: [migrate]", "arguments: [migration]", "test_jobs_take_their_configuration"),
     ("a section that couponctl does not know", f"{T}/_connections.tpl", '{{- $out := dict "profile" $values.profile }}', '{{- $out := dict "profile" $values.profile "log" (dict "filter" "info") }}', "test_jobs_take_their_configuration"),
+    ("an operator's pod without keys", f"{T}/_job.tpl", "needs: [kafka, postgres, redis, keys]", "needs: [kafka, postgres, redis]", "test_the_operators_pod_can_do_what_runbooks_ask"),
+    ("an operator's pod that can write nothing", f"{T}/_job.tpl", "arguments: [idle], scratch: true", "arguments: [idle]", "test_the_operators_pod_can_do_what_runbooks_ask"),
     ("a variable that couponctl does not know", f"{T}/_job.tpl", "name: ADMIN_TOKEN", "name: OPERATOR_TOKEN", "test_jobs_that_talk_to_the_api"),
     ("ADD for COPY", "deploy/Dockerfile", "COPY . .\nRUN cargo chef", "ADD . .\nRUN cargo chef", "test_dockerfile_lint"),
     ("a layer that buildah refuses", "deploy/Dockerfile", "COPY --from=build /image/ /", "COPY --link --from=build /image/ /", "test_dockerfile_can_be_built_by_any_builder"),

@@ -150,7 +150,7 @@ def test_services_agree_about_the_log(case):
             if file.endswith(".json") and "kafka" in (config := json.loads(text)):
                 keys = ("bootstrap_servers", "topic_prefix", "group_prefix", "partitions", "replication_factor", "min_insync_replicas", "security_protocol")
                 seen[f"{name(thing)}/{file}"] = {key: config["kafka"][key] for key in keys}
-    assert len(seen) == 6, "five services and the topics job"
+    assert len(seen) == 7, "five services, the topics job and the operator's pod"
     assert all(topics == next(iter(seen.values())) for topics in seen.values()), seen
 
 
@@ -220,6 +220,34 @@ def test_jobs_take_their_configuration(case, job, tmp_path):
     assert refused.returncode == 2 and "another.key" in refused.stderr, refused.stderr
 
 
+# What runbooks ask of couponctl, by what each needs: Kafka, PostgreSQL, Redis and the keys.
+OPERATORS = [["topics", "check"], ["migrate"], ["redemptions", "status"], ["audit"], ["dlq", "list"], ["dlq", "redrive", "0:1", "--reason", "mended"], ["dump", "--out", "-"]]
+
+
+@pytest.mark.parametrize("words", OPERATORS, ids=" ".join)
+def test_the_operators_pod_can_do_what_runbooks_ask(case, words, tmp_path):
+    """Whoever execs into it gets as far as the servers, which are not there."""
+    objects = render(case)
+    pod = pod_of(objects, "operator")
+    [program, idle, *_] = on_disk(objects, pod, tmp_path)
+    assert idle == "idle" and "/tmp" in [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
+    [path] = [variable["value"] for variable in pod["containers"][0]["env"] if variable["name"] == "COUPONCTL_CONFIG"]
+    file = tmp_path / path.lstrip("/")
+    config = json.loads(file.read_text())
+    config["kafka"] |= {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 500, "security_protocol": "plaintext", "allow_plaintext": True}
+    for key in ("sasl_mechanism", "sasl_username", "sasl_password_file", "ssl_ca_file", "ssl_certificate_file", "ssl_key_file"):
+        config["kafka"].pop(key, None)
+    file.write_text(json.dumps(config))
+    secrets = tmp_path / "etc/firstcome/secrets"
+    (secrets / "postgres/url").write_text(f"postgres://owner:{MADE}@127.0.0.1:1/firstcome")
+    (secrets / "redis/url").write_text((secrets / "redis/url").read_text().replace("cache:6379", "127.0.0.1:1"))
+    tried = run([program, *words], {"COUPONCTL_CONFIG": str(file)})
+    assert tried.returncode == 1, tried.stderr
+    # Asked for in the middle of a redrive, and of an audit.
+    held = config["keys"]["secret_files"]
+    assert held and all(pathlib.Path(file).read_text() == MADE for file in held.values())
+
+
 def test_jobs_that_talk_to_the_api(case):
     """They get as far as the API, which is not there; arguments and environment are couponctl's own."""
     known = set(re.findall(r"\[env: (\w+)", run([BINARIES / "couponctl", "--help"]).stdout))
@@ -231,17 +259,20 @@ def test_jobs_that_talk_to_the_api(case):
         assert set(variables) <= known, name(thing)
         if not variables:
             continue
+        # Operators exec into a pod that does nothing.
+        arguments = ["coupon", "list"] if container["args"][0] == "idle" else container["args"]
+        variables.pop("COUPONCTL_CONFIG", None)
         nowhere = {key: "http://127.0.0.1:1" if key.endswith("_URL") else value for key, value in variables.items()}
         if "JWT_KEY_FILE" in nowhere:
-            [mount] = container["volumeMounts"]
+            [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "signing"]
             assert nowhere["JWT_KEY_FILE"] == f"{mount['mountPath']}/private.pem"
             nowhere["JWT_KEY_FILE"] = ROOT / "crates/e2e-tests/tests/e2e/signed_tokens_key_for_tests_only.pem"
-        done = run([BINARIES / "couponctl", *container["args"]], nowhere)
+        done = run([BINARIES / "couponctl", *arguments], nowhere)
         assert done.returncode == 1, f"{name(thing)}: {done.stderr}"
         without = {key: value for key, value in nowhere.items() if key not in ("ADMIN_TOKEN", "JWT_SECRET", "JWT_KEY_FILE")}
-        assert run([BINARIES / "couponctl", *container["args"]], without).returncode == 2, "a control"
+        assert run([BINARIES / "couponctl", *arguments], without).returncode == 2, "a control"
         tried += 1
-    assert tried == (1 if case == "minimal" else 2), "retire, and smoke where tokens can be made"
+    assert tried == (2 if case == "minimal" else 3), "retire, the operator's pod, and smoke where tokens can be made"
 
 
 def test_every_case_was_tried():

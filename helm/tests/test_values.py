@@ -24,7 +24,6 @@ CHANGED = {
     "keys.ids": ("full", ["k1", "k2", "k3"]),
     "image.digest": ("minimal", f"sha256:{'1' * 64}"),
     "image.tag": ("minimal", "another"),
-    "reconciler.replicas": ("minimal", 0),
     "apiGateway.replicas": ("dev", 2),
     "notifier.replicas": ("dev", 2),
     "notifier.autoscaling.minReplicas": ("minimal", 3),
@@ -42,8 +41,9 @@ CHANGED = {
     "monitoring.podMonitor.interval": ("full", "30s"),
     "kafka.tls.enabled": ("full", False),
     "kafka.allowPlaintext": ("minimal", True),
-    "postgres.urlKeys.default": ("minimal", "another"),
-    "redis.urlKeys.default": ("minimal", "another"),
+    "postgres.urlKeys.default": ("dev", "another"),
+    "redis.urlKeys.default": ("dev", "another"),
+    "retire.tokenKey": ("minimal", "another"),
     "networkPolicy.enabled": ("full", False),
 }
 # Shown to do something elsewhere, since rules and dashboards may not lie here yet: test_boards.py.

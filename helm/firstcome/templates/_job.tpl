@@ -1,7 +1,7 @@
 {{/* What jobs of couponctl have in common. */}}
 
 {{/* The pod of a job. Takes root, name, arguments, resources; key, needs and file where it reads a configuration; env where it talks to the API;
-signing where it makes tokens with a private key. */}}
+signing where it makes tokens with a private key; scratch where it writes files. */}}
 {{- define "firstcome.jobPod" -}}
 metadata:
   labels:
@@ -31,21 +31,32 @@ spec:
       {{- end }}
       resources:
         {{- toYaml .resources | nindent 8 }}
-      {{- if .file }}
+      {{- if or .file .signing .scratch }}
       volumeMounts:
+        {{- if .file }}
         {{- include "firstcome.mounts" . | nindent 8 }}
-  volumes:
-    {{- merge (dict "configMap" (printf "%s-jobs" (include "firstcome.fullname" .root))) . | include "firstcome.volumes" | nindent 4 }}
-      {{- else if .signing }}
-      volumeMounts:
+        {{- end }}
+        {{- if .signing }}
         - {name: signing, mountPath: /etc/firstcome/signing, readOnly: true}
+        {{- end }}
+        {{- if .scratch }}
+        - {name: scratch, mountPath: /tmp}
+        {{- end }}
   volumes:
+    {{- if .file }}
+    {{- merge (dict "configMap" (printf "%s-jobs" (include "firstcome.fullname" .root))) . | include "firstcome.volumes" | nindent 4 }}
+    {{- end }}
+    {{- with .signing }}
     - name: signing
       projected:
         sources:
           - secret:
-              name: {{ .signing.existingSecret }}
-              items: [{key: {{ .signing.key | quote }}, path: private.pem}]
+              name: {{ .existingSecret }}
+              items: [{key: {{ .key | quote }}, path: private.pem}]
+    {{- end }}
+    {{- if .scratch }}
+    - {name: scratch, emptyDir: {}}
+    {{- end }}
       {{- end }}
 {{- end }}
 
@@ -92,29 +103,40 @@ template:
 {{- end }}
 {{- end }}
 
-{{/* Where the API is and whose token opens it: for jobs that talk to it. Takes root. */}}
-{{- define "firstcome.apiEnv" -}}
-{{ include "firstcome.urlsEnv" . }}
+{{/* What a job needs to make tokens, as arguments of jobPod: env, and signing where that is a private key; nothing where none can be made. Takes root. */}}
+{{- define "firstcome.mint" -}}
 {{- with .root.Values.auth }}
-{{- if .hs256.existingSecret }}
-{{ include "firstcome.issuerEnv" $ }}
-- {name: JWT_SECRET, valueFrom: {secretKeyRef: {name: {{ .hs256.existingSecret }}, key: {{ .hs256.key | quote }}}}}
+{{- if or .hs256.existingSecret .signingKey.existingSecret }}
+env: |-
+  {{- include "firstcome.urlsEnv" $ | nindent 2 }}
+  {{- include "firstcome.issuerEnv" $ | nindent 2 }}
+  {{- if .hs256.existingSecret }}
+  - {name: JWT_SECRET, valueFrom: {secretKeyRef: {name: {{ .hs256.existingSecret }}, key: {{ .hs256.key | quote }}}}}
+  {{- else }}
+  - {name: JWT_KEY_FILE, value: /etc/firstcome/signing/private.pem}
+  - {name: JWT_KEY_ID, value: {{ .signingKey.id | quote }}}
+signing: {{ toJson .signingKey }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The same for an operator: their token where there is one. Takes root. */}}
+{{- define "firstcome.operator" -}}
+{{- with .root.Values.retire }}
+{{- if and .tokenSecret (not $.root.Values.auth.hs256.existingSecret) }}
+env: |-
+  {{- include "firstcome.urlsEnv" $ | nindent 2 }}
+  - {name: ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ .tokenSecret }}, key: {{ .tokenKey | quote }}}}}
 {{- else }}
-- {name: ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ $.root.Values.retire.tokenSecret }}, key: {{ $.root.Values.retire.tokenKey | quote }}}}}
+{{- include "firstcome.mint" $ }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The same for one who makes tokens with a private key. Takes root. */}}
-{{- define "firstcome.signingEnv" -}}
-{{ include "firstcome.urlsEnv" . }}
-{{ include "firstcome.issuerEnv" . }}
-- {name: JWT_KEY_FILE, value: /etc/firstcome/signing/private.pem}
-- {name: JWT_KEY_ID, value: {{ .root.Values.smoke.signingKey.id | quote }}}
-{{- end }}
-
-{{/* The two jobs that read a configuration, as arguments of jobPod. Takes root. */}}
+{{/* The jobs that read a configuration, as arguments of jobPod. Takes root. */}}
 {{- define "firstcome.toolJobs" -}}
 topics: {name: topics, key: topics, needs: [kafka], file: topics.json, arguments: [topics, apply]}
 migrate: {name: migrate, key: migrate, needs: [postgres], file: migrate.json, arguments: [migrate]}
+operator: {name: operator, key: operator, needs: [kafka, postgres, redis, keys], file: operator.json, arguments: [idle], scratch: true}
 {{- end }}

@@ -10,7 +10,9 @@ kind: Deployment
 metadata:
   {{- include "firstcome.metadata" $of | nindent 2 }}
 spec:
-  {{- if not (or $scaled (kindIs "invalid" $values.replicas)) }}
+  {{- if $facts.single }}
+  replicas: 1
+  {{- else if not (or $scaled (kindIs "invalid" $values.replicas)) }}
   replicas: {{ $values.replicas }}
   {{- end }}
   revisionHistoryLimit: 5
