@@ -39,7 +39,7 @@ PROBES_PER_S, CONTROL_PROBES_PER_S = 40, 150
 # A crowd behind an ingress shares its connections; one thread is enough to play it: the services need the cores.
 CONNECTIONS_MAX = 1_500
 # 502s of nginx that a step may have: a kept connection that a gateway closes in the very moment in which nginx sends a request on it. The user presses again, as
-# loadgen's contract has it. One in fourteen steps since listeners say farewell; many are a fault.
+# loadgen's contract has it. One in twenty-six steps since listeners say farewell; many are a fault.
 CUT_CONNECTIONS_MAX = 2
 # What is started and not waited for dies with this process, however that ends.
 MORTAL = ["setpriv", "--pdeathsig", "KILL"]
