@@ -51,6 +51,9 @@ pub(crate) fn scenario() -> Result<()> {
 async fn crowd(world: &World) -> Result<BTreeSet<String>> {
     let coupon_id = world.publish(&CouponSpec::of(5)).await?;
     let mut secrets = BTreeSet::new();
+    // Nothing is decided until the first of them listens: so the tail tells, which has a line of its own.
+    let stock_consumer = world.service(Role::StockConsumer.name())?;
+    stock_consumer.suspend()?;
     for number in 0..USERS {
         let user = world.user(&format!("nobodys-business-{number}@example.org"))?;
         secrets.extend([user.name.clone(), user.token.clone()]);
@@ -61,7 +64,14 @@ async fn crowd(world: &World) -> Result<BTreeSet<String>> {
             continue;
         }
         secrets.insert(stream_token.to_owned());
-        let events = user.events(&claim_id, Some(stream_token)).await?;
+        let waking = async {
+            if number == 0 {
+                world.wait_for_streams(1).await?;
+                stock_consumer.resume()?;
+            }
+            Ok(())
+        };
+        let (events, ()) = tokio::try_join!(user.events(&claim_id, Some(stream_token)), waking)?;
         user.answer(&claim_id).await?;
         user.press(&coupon_id).await?;
         if let Some((_, persisted)) = events.iter().find(|(event, _)| event == "persisted") {
