@@ -198,6 +198,13 @@ def test_probes_ask_what_the_ops_listener_answers(case):
         assert all(endpoint["path"] in routes for endpoint in monitor["spec"]["podMetricsEndpoints"])
 
 
+def send_kafka_nowhere(config):
+    """Puts brokers that are not there into a configuration; whoever reads it finds that out soon."""
+    config["kafka"] |= {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 500, "security_protocol": "plaintext", "allow_plaintext": True}
+    for key in ("sasl_mechanism", "sasl_username", "sasl_password_file", "ssl_ca_file", "ssl_certificate_file", "ssl_key_file"):
+        config["kafka"].pop(key, None)
+
+
 @pytest.mark.parametrize("job", ["topics", "migrate"])
 def test_jobs_take_their_configuration(case, job, tmp_path):
     """They get as far as their server, which is not there: exit code 1. A wrong configuration would be 2."""
@@ -206,9 +213,7 @@ def test_jobs_take_their_configuration(case, job, tmp_path):
     file = tmp_path / "etc/firstcome/config" / f"{job}.json"
     config = json.loads(file.read_text())
     if job == "topics":
-        config["kafka"] |= {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 500, "security_protocol": "plaintext", "allow_plaintext": True}
-        for key in ("sasl_mechanism", "sasl_username", "sasl_password_file", "ssl_ca_file", "ssl_certificate_file", "ssl_key_file"):
-            config["kafka"].pop(key, None)
+        send_kafka_nowhere(config)
     else:
         (tmp_path / "etc/firstcome/secrets/postgres/url").write_text(f"postgres://writer:{MADE}@127.0.0.1:1/firstcome")
     file.write_text(json.dumps(config))
@@ -234,9 +239,7 @@ def test_the_operators_pod_can_do_what_runbooks_ask(case, words, tmp_path):
     [path] = [variable["value"] for variable in pod["containers"][0]["env"] if variable["name"] == "COUPONCTL_CONFIG"]
     file = tmp_path / path.lstrip("/")
     config = json.loads(file.read_text())
-    config["kafka"] |= {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 500, "security_protocol": "plaintext", "allow_plaintext": True}
-    for key in ("sasl_mechanism", "sasl_username", "sasl_password_file", "ssl_ca_file", "ssl_certificate_file", "ssl_key_file"):
-        config["kafka"].pop(key, None)
+    send_kafka_nowhere(config)
     file.write_text(json.dumps(config))
     secrets = tmp_path / "etc/firstcome/secrets"
     (secrets / "postgres/url").write_text(f"postgres://owner:{MADE}@127.0.0.1:1/firstcome")
