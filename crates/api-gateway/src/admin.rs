@@ -6,11 +6,10 @@ pub(crate) mod dead_letters;
 pub(crate) mod events;
 pub(crate) mod ledger;
 
-use actix_web::HttpRequest;
 use actix_web::web::{self, Data};
-use infrastructure_http::{Operator, Problem, Scope};
 
-use crate::{Desk, openapi};
+use crate::desk::Desk;
+use crate::openapi;
 
 /// All routes of operators.
 pub(crate) fn routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static {
@@ -27,11 +26,4 @@ pub(crate) fn routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Se
             .route("/admin/v1/coupons/{coupon_id}/{command}", web::post().to(commands::post))
             .route("/admin/v1/commands/{command_id}", web::get().to(commands::get));
     }
-}
-
-/// The operator, if they may do this.
-fn operator(request: &HttpRequest, desk: &Desk, scope: Scope) -> Result<Operator, Problem> {
-    let operator = desk.admin_verifier.operator(request)?;
-    operator.demand(scope)?;
-    Ok(operator)
 }

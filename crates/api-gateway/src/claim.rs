@@ -3,32 +3,28 @@
 //! Token → coupon from memory → what the view knows of this user → refusals that the log has already decided → append → 202. Nothing is reserved
 //! and nothing is decided here: a refusal only saves the crowd and the log a round trip, and says what it rests on.
 
-use std::sync::Arc;
-
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use coupon_domain::stream_token::StreamToken;
 use coupon_domain::view_sync::ViewWatermark;
 use coupon_domain::wire::PublishedState;
-use coupon_domain::{
-    Claim, ClaimAnswer, ClaimCode, ClaimId, CouponId, CouponState, CouponStatus, IdempotencyKey, Key, Slot,
-    UserId,
-};
+use coupon_domain::{Claim, ClaimAnswer, ClaimCode, ClaimId, CouponId, CouponState, CouponStatus, Key};
 use infrastructure_http::headers::idempotency_key;
 use infrastructure_http::listener::without_fields;
 use infrastructure_http::time::to_rfc3339;
-use infrastructure_http::trace::{self, Arrived};
-use infrastructure_http::{ClaimView, Code, Problem, claim_view};
+use infrastructure_http::trace::Arrived;
+use infrastructure_http::{ClaimView, Code, Problem};
 use infrastructure_redis::{Prefilter, RedisError};
 use serde::Serialize;
-use service_runtime::trace::{Carried, NewSpan, Span, SpanKind};
-use smallvec::SmallVec;
+use service_runtime::trace::Carried;
 use tracing::Instrument as _;
 use utoipa::ToSchema;
 
-use crate::Desk;
 use crate::append::Ticket;
 use crate::broker_clock::BrokerNow;
+use crate::desk::Desk;
+use crate::own_claims::own_claims;
+use crate::paths::parse_coupon;
 
 pub(crate) async fn post(
     request: HttpRequest,
@@ -95,39 +91,6 @@ async fn press(
         }
         Err(no_ticket) => Err(no_ticket.problem().claim(&claim_id, desk.notifier_url())),
     }
-}
-
-/// The coupon that a path names.
-pub(crate) fn parse_coupon(path: &str) -> Result<CouponId, Problem> {
-    path.parse().map_err(|error| Problem::invalid("coupon_id", error))
-}
-
-/// Which of the user's claims this press is: where they may hold several, they say so by a key of their own.
-fn slot(state: &CouponState, key: &Key, named: Option<IdempotencyKey>) -> Result<Slot, Problem> {
-    match (state.definition.per_user_limit(), named) {
-        (1, _) => Ok(Slot::ONLY),
-        (_, Some(name)) => Ok(key.slot(state.coupon_id, &name)),
-        (limit, None) => Err(Problem::invalid(
-            "Idempotency-Key",
-            format!("is required: up to {limit} of this coupon may be claimed, each under a key of its own"),
-        )),
-    }
-}
-
-/// The caller's claims of a coupon: that of the present round, and those of the rounds before it.
-pub(crate) fn own_claims(
-    desk: &Desk,
-    state: &CouponState,
-    user_id: &UserId,
-    named: Option<IdempotencyKey>,
-) -> Result<SmallVec<[ClaimId; 2]>, Problem> {
-    let key = desk.key_of(state)?;
-    Ok(claims_of(key, state, user_id, slot(state, key, named)?))
-}
-
-/// The claim of the present round, and those of the rounds before it.
-fn claims_of(key: &Key, state: &CouponState, user_id: &UserId, slot: Slot) -> SmallVec<[ClaimId; 2]> {
-    state.round.back_to_first().map(|round| key.claim_id(state.coupon_id, user_id, round, slot)).collect()
 }
 
 /// What the view says to this user: a grant of any round, or the final outcome of this round's claim. A winner whose answer was lost never
@@ -243,79 +206,16 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
         .json(body)
 }
 
-impl Desk {
-    /// Where a claim's answer is found.
-    pub(crate) fn location(&self, claim_id: &ClaimId) -> String {
-        claim_view::location(self.notifier_url(), claim_id)
-    }
-
-    fn notifier_url(&self) -> &str {
-        &self.context.config.claims.notifier_url
-    }
-
-    /// Begins the span of a request; none where its sender wants none.
-    fn begin_span(&self, request: &HttpRequest, name: &'static str, arrived: &Arrived) -> Span {
-        let parent = match arrived {
-            Arrived::Nothing => None,
-            Arrived::Unrecorded(_) => return Span::none(),
-            Arrived::Recorded(carried) => Some(&**carried),
-        };
-        let span = self.context.tracer.begin(NewSpan { name, kind: SpanKind::Server, parent, links: &[] });
-        if let Some(carried) = span.carried() {
-            trace::note(request, carried.context);
-        }
-        span
-    }
-
-    /// A coupon that is on offer, or was.
-    pub(crate) fn known_coupon(&self, coupon_id: CouponId) -> Result<Arc<PublishedState>, Problem> {
-        let unknown = || Problem::new(Code::UnknownCoupon, format!("there is no coupon {coupon_id}"));
-        self.look_for(coupon_id)?.ok_or_else(unknown)
-    }
-
-    /// A coupon, or none; but no answer while the gateway has not read all of them.
-    pub(crate) fn look_for(&self, coupon_id: CouponId) -> Result<Option<Arc<PublishedState>>, Problem> {
-        // Asked first: what is read to its end meanwhile is found.
-        let is_complete = self.states.is_complete();
-        let known = self.states.get(coupon_id);
-        if known.is_none() && !is_complete {
-            let detail = "this gateway has not read all coupons yet; nothing happened";
-            return Err(Problem::new(Code::Unavailable, detail));
-        }
-        Ok(known)
-    }
-
-    /// The coupon's own key.
-    pub(crate) fn key_of(&self, state: &CouponState) -> Result<&Key, Problem> {
-        let key_id = state.definition.key_id();
-        self.keys.get(key_id).ok_or_else(|| {
-            tracing::error!(runbook = "CouponKeysDiffer", coupon.id = %state.coupon_id, "key {key_id} is not configured here");
-            Problem::new(Code::Unavailable, "this gateway does not hold the coupon's key")
-        })
-    }
-
-    /// What the view knows of these claims. Fails open: nothing waits for Redis longer than its time-out.
-    pub(crate) async fn prefilter(&self, claims: &[ClaimId]) -> Result<Prefilter, RedisError> {
-        let started = std::time::Instant::now();
-        let view = self.view.prefilter(claims).await;
-        let histogram = match &view {
-            Ok(view) if view.answers.is_empty() => &self.metrics.prefilter_miss,
-            Ok(_) => &self.metrics.prefilter_hit,
-            Err(RedisError::Timeout(_)) => &self.metrics.prefilter_timeout,
-            Err(RedisError::Unavailable(_)) => &self.metrics.prefilter_error,
-        };
-        histogram.observe(started.elapsed().as_secs_f64());
-        view
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use coupon_domain::coupon::{LastCommand, UncheckedDefinition};
-    use coupon_domain::{CommandCode, CommandId, Offset, Partition, Round, Timestamp};
+    use coupon_domain::{CommandCode, CommandId, Offset, Partition, Round, Slot, Timestamp, UserId};
     use uuid::Uuid;
 
     use super::*;
+    use crate::own_claims::{claims_of, slot};
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_ms(ms).unwrap()

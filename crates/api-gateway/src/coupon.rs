@@ -3,48 +3,17 @@
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use coupon_domain::wire::PublishedState;
-use coupon_domain::{ClaimId, CouponId, CouponState, CouponStatus, Expiry};
+use coupon_domain::{ClaimId, CouponId};
 use infrastructure_http::headers::idempotency_key;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_http::{ClaimView, Problem};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::Desk;
-use crate::broker_clock::BrokerNow;
-use crate::claim::{own_claims, parse_coupon};
-
-/// Where a coupon stands at this moment, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Phase {
-    /// Its window has not opened.
-    Scheduled,
-    /// Claims are eligible.
-    Open,
-    /// Held back by an operator.
-    Paused,
-    /// Nothing left.
-    SoldOut,
-    /// Over.
-    Closed,
-}
-
-impl Phase {
-    pub(crate) fn of(state: &CouponState, now: BrokerNow) -> Self {
-        let window = state.definition.window();
-        // The middle of the doubt is the best guess for something that is only shown.
-        let middle = now.earliest.plus_ms((now.latest.ms() - now.earliest.ms()) / 2);
-        match state.status {
-            CouponStatus::Closed | CouponStatus::Retired => Self::Closed,
-            _ if middle >= window.closes_at() => Self::Closed,
-            CouponStatus::Paused => Self::Paused,
-            CouponStatus::Active if middle < window.opens_at() => Self::Scheduled,
-            CouponStatus::Active if state.remaining() == 0 => Self::SoldOut,
-            CouponStatus::Active => Self::Open,
-        }
-    }
-}
+use crate::desk::Desk;
+use crate::offer::{Phase, spell_expiry};
+use crate::own_claims::own_claims;
+use crate::paths::parse_coupon;
 
 /// The offer.
 #[derive(Serialize, ToSchema)]
@@ -93,14 +62,6 @@ pub(crate) async fn get(
         expires_after_days,
     };
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(view))
-}
-
-pub(crate) fn spell_expiry(expiry: Option<Expiry>) -> (Option<String>, Option<u16>) {
-    match expiry {
-        None => (None, None),
-        Some(Expiry::At(moment)) => (Some(to_rfc3339(moment)), None),
-        Some(Expiry::DaysAfterIssue(days)) => (None, Some(days)),
-    }
 }
 
 /// How far the line is.

@@ -10,8 +10,13 @@ mod broker_clock;
 mod claim;
 mod config;
 mod coupon;
+mod desk;
+mod held_coupon;
 mod metrics;
+mod offer;
 pub mod openapi;
+mod own_claims;
+mod paths;
 mod postgres;
 mod published;
 mod rate_limit;
@@ -23,59 +28,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::{self, Data};
-use coupon_domain::{KeyId, KeyRing};
 use infrastructure_http::{AccessLog, AdminVerifier, Farewell, UserVerifier, listener};
-use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic, TopicLayout};
+use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
-use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
+use service_runtime::{Context, Ended, Limits, Service, preflight};
 
 pub use config::Config;
+pub use desk::NAME;
 
 use append::{Appender, InFlight, StrangeLines};
-use broker_clock::{BrokerClock, BrokerNow};
+use broker_clock::BrokerClock;
+use desk::Desk;
 use metrics::ServiceMetrics;
 use published::Published;
 use rate_limit::UserRates;
 use state_map::StateMap;
-
-/// The name in metrics and logs.
-pub const NAME: &str = "api-gateway";
 
 /// Looks into the log on behalf of operators that go on at once: each takes a thread and reads up to a few hundred thousand records.
 const LOG_READS_MAX: u32 = 2;
 
 /// The service.
 pub struct ApiGateway;
-
-/// What request handlers share.
-struct Desk {
-    context: Context<Config>,
-    verifier: UserVerifier,
-    admin_verifier: AdminVerifier,
-    keys: KeyRing,
-    active_key: KeyId,
-    states: Arc<StateMap>,
-    published: Arc<Published>,
-    view: ViewReader,
-    pool: Pool,
-    appender: Appender,
-    broker_clock: Arc<BrokerClock>,
-    rates: UserRates,
-    in_flight: Limit,
-    /// Looks into the log on behalf of operators.
-    log_reads: Limit,
-    kafka: Connection,
-    layout: TopicLayout,
-    wallet_requests: Limit,
-    metrics: Arc<ServiceMetrics>,
-}
-
-impl Desk {
-    fn broker_now(&self) -> BrokerNow {
-        self.broker_clock.now(self.context.clock.now())
-    }
-}
 
 impl Service for ApiGateway {
     const NAME: &'static str = NAME;
@@ -87,6 +61,8 @@ impl Service for ApiGateway {
         let config = Arc::clone(&context.config);
         let production = config.profile.is_production();
         let metrics = Arc::new(ServiceMetrics::new(&context.metrics));
+        let (user, admin) = (openapi::user(), openapi::admin());
+        listener::serves(&metrics.request_seconds, user.paths().chain(admin.paths()));
         let limits = Limits::new(&context.metrics);
         let (keys, active_key) =
             config.keys.ring().map_err(|_| Ended::Refused("the keys cannot be used".to_owned()))?;

@@ -1,15 +1,13 @@
 //! What the service measures.
 
 use actix_web::http::StatusCode;
-use infrastructure_http::{Code, listener};
+use infrastructure_http::Code;
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
 use infrastructure_redis::metrics::{PING, PREFILTER};
 use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
-
-use crate::openapi;
 
 /// What is asked of PostgreSQL.
 const POSTGRES_OPERATIONS: [&str; 11] = [
@@ -57,12 +55,10 @@ impl ServiceMetrics {
             redemptions.with_label_values(&[result]).inc_by(0);
         }
         let prefilter = metrics.histograms(&catalogue::PREFILTER_SECONDS);
-        let request_seconds = metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS);
-        listener::serves(&request_seconds, openapi::user().paths().chain(openapi::admin().paths()));
         Self {
             kafka: metrics::kafka(metrics, &up),
             redis: metrics::redis(metrics, &up, &[PREFILTER, PING]),
-            request_seconds,
+            request_seconds: metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS),
             accepted: claims.with_label_values(&["accepted"]),
             decided: claims.with_label_values(&["decided"]),
             prefilter_hit: prefilter.with_label_values(&["hit"]),

@@ -11,8 +11,9 @@ use crate::admin::events::EventsView;
 use crate::admin::ledger::LedgerView;
 use crate::claim::Accepted;
 use crate::coupon::{CouponView, OwnClaims, WatermarkView};
+use crate::held_coupon::HeldCouponView;
 use crate::redemption::RedemptionRequest;
-use crate::wallet::{HeldCouponView, WalletView};
+use crate::wallet::WalletView;
 
 const COUPON_ID: (&str, &str) = ("coupon_id", "the coupon");
 const LOCATION: (&str, &str) = ("Location", "where the answer is found");

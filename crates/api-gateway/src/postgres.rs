@@ -5,7 +5,7 @@ use std::time::Instant;
 use infrastructure_http::{Code, Problem};
 use infrastructure_postgres::{PooledConnection, PostgresError};
 
-use crate::Desk;
+use crate::desk::Desk;
 
 impl Desk {
     /// Asks PostgreSQL. Without it this request cannot be answered; others can.

@@ -18,9 +18,9 @@ use infrastructure_postgres::{PooledConnection, PostgresError};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use crate::desk::{Desk, NAME};
+use crate::held_coupon::HeldCouponView;
 use crate::published::Published;
-use crate::wallet::HeldCouponView;
-use crate::{Desk, NAME};
 
 /// What a coupon is used for.
 #[derive(Deserialize, ToSchema)]

@@ -2,15 +2,14 @@
 
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
-use coupon_domain::{ClaimId, CouponId, Timestamp, UserId};
-use infrastructure_http::time::to_rfc3339;
-use infrastructure_http::{Code, Problem};
-use infrastructure_postgres::wallet::{self, HeldCoupon, Standing, WalletPlace};
+use coupon_domain::Timestamp;
+use infrastructure_http::Problem;
+use infrastructure_postgres::wallet::{self, HeldCoupon, WalletPlace};
 use serde::{Deserialize, Serialize};
-use service_runtime::Place;
 use utoipa::ToSchema;
 
-use crate::Desk;
+use crate::desk::Desk;
+use crate::held_coupon::HeldCouponView;
 
 /// Coupons on a page unless asked otherwise.
 const PAGE: u16 = 50;
@@ -25,59 +24,6 @@ pub(crate) struct PageRequest {
     /// What the page before gave as `next`.
     #[serde(default)]
     before: Option<String>,
-}
-
-/// What can be done with an issued coupon, by PostgreSQL's clock.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum HeldStatus {
-    /// It can be redeemed.
-    Issued,
-    /// It was redeemed.
-    Used,
-    /// It was not redeemed in time.
-    Expired,
-}
-
-/// An issued coupon, as its owner sees it.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct HeldCouponView {
-    #[schema(value_type = String)]
-    claim_id: ClaimId,
-    #[schema(value_type = String)]
-    coupon_id: CouponId,
-    coupon_code: String,
-    issue_no: u32,
-    status: HeldStatus,
-    issued_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    used_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    order_ref: Option<String>,
-}
-
-impl From<HeldCoupon> for HeldCouponView {
-    fn from(held: HeldCoupon) -> Self {
-        let (used_at, order_ref) =
-            held.used.map(|(at, order)| (to_rfc3339(at), order.as_str().to_owned())).unzip();
-        Self {
-            claim_id: held.claim_id,
-            coupon_id: held.claim_id.coupon_id,
-            coupon_code: held.code,
-            issue_no: held.issue_no,
-            status: match held.standing {
-                Standing::Issued => HeldStatus::Issued,
-                Standing::Used => HeldStatus::Used,
-                Standing::Expired => HeldStatus::Expired,
-            },
-            issued_at: to_rfc3339(held.issued_at),
-            expires_at: held.expires_at.map(to_rfc3339),
-            used_at,
-            order_ref,
-        }
-    }
 }
 
 /// A page of a wallet.
@@ -129,21 +75,11 @@ fn parse_cursor(text: &str) -> Result<WalletPlace, Problem> {
     parse().ok_or_else(|| Problem::invalid("before", "must be the `next` of the page before, or left out"))
 }
 
-impl Desk {
-    /// The caller of a request that PostgreSQL answers, and its place among those that may be under way.
-    pub(crate) fn owner(&self, request: &HttpRequest) -> Result<(UserId, Place), Problem> {
-        let place = self.wallet_requests.take().ok_or_else(|| {
-            Problem::new(Code::Overloaded, "as many requests for wallets as this process takes are under way")
-        })?;
-        let caller = self.verifier.caller(request)?;
-        self.rates.has_room()?;
-        self.rates.admit(&caller.user_id)?;
-        Ok((caller.user_id, place))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use infrastructure_http::Code;
+    use infrastructure_postgres::wallet::Standing;
+
     use super::*;
 
     fn held() -> HeldCoupon {
@@ -168,21 +104,5 @@ mod tests {
             assert_eq!(problem.code(), Code::InvalidRequest, "{wrong}");
             assert!(problem.to_string().contains("before: must be"), "{problem}");
         }
-    }
-
-    #[test]
-    fn what_a_coupon_has_not_is_left_out() {
-        let unused = serde_json::to_value(HeldCouponView::from(held())).unwrap();
-        assert_eq!(unused["status"], "issued");
-        assert_eq!(unused["coupon_id"], format!("c7-{}", "1".repeat(32)));
-        assert!(unused.get("used_at").is_none() && unused.get("expires_at").is_none());
-        let used = HeldCoupon {
-            used: Some((Timestamp::EPOCH, "order-1".parse().unwrap())),
-            standing: Standing::Used,
-            ..held()
-        };
-        let used = serde_json::to_value(HeldCouponView::from(used)).unwrap();
-        assert_eq!(used["used_at"], "1970-01-01T00:00:00Z");
-        assert_eq!((&used["order_ref"], &used["status"]), (&"order-1".into(), &"used".into()));
     }
 }

@@ -18,10 +18,8 @@ use infrastructure_postgres::{commands, coupons, drafts};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::coupons::wrong_fields;
-use super::operator;
-use crate::Desk;
-use crate::claim::parse_coupon;
+use crate::desk::Desk;
+use crate::paths::{parse_coupon, wrong_fields};
 
 /// Longest wait that `Prefer: wait=n` gets.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -84,7 +82,7 @@ pub(crate) async fn post(
     body: Result<Bytes, actix_web::Error>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let operator = operator(&request, &desk, Scope::WriteCoupons)?;
+    let operator = desk.operator(&request, Scope::WriteCoupons)?;
     let (coupon_id, kind) = (parse_coupon(&path.0)?, parse_kind(&path.1)?);
     let idempotency_key = required_idempotency_key(&request)?;
     let expected_version = expected_version(&request)?;
@@ -119,7 +117,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    operator(&request, &desk, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons)?;
     let command_id: CommandId = path.parse().map_err(|error| Problem::invalid("command_id", error))?;
     let wait = wait_preference(&request, WAIT_MAX)?.unwrap_or(Duration::ZERO);
     let view = desk.await_answer(command_id, wait).await;

@@ -14,10 +14,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::operator;
-use crate::Desk;
-use crate::claim::parse_coupon;
-use crate::coupon::{Phase, spell_expiry};
+use crate::desk::Desk;
+use crate::offer::{Phase, spell_expiry};
+use crate::paths::{parse_coupon, wrong_fields};
 
 /// Coupons on a page unless asked otherwise.
 const PAGE: u16 = 50;
@@ -53,7 +52,7 @@ pub(crate) async fn create(
     body: Json<DraftRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let operator = operator(&request, &desk, Scope::WriteCoupons)?;
+    let operator = desk.operator(&request, Scope::WriteCoupons)?;
     let idempotency_key = required_idempotency_key(&request)?;
     let definition = body.into_inner().check(&desk).map_err(wrong_fields)?;
     let draft = new_draft(&desk, &definition, operator.user_id, idempotency_key)?;
@@ -112,13 +111,6 @@ impl DraftRequest {
         };
         unchecked.check()
     }
-}
-
-/// Names all wrong fields in one problem.
-pub(super) fn wrong_fields(errors: Vec<FieldError>) -> Problem {
-    let field = errors.first().map_or("body", |error| error.field);
-    let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    Problem::invalid(field, all.join("; ").trim_start_matches(field).trim_start())
 }
 
 /// A draft in the partition that holds the fewest live coupons: a line of its own, as long as there are enough.
@@ -289,7 +281,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    operator(&request, &desk, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons)?;
     let coupon_id = parse_coupon(&path)?;
     if let Some(known) = desk.states.get(coupon_id) {
         return Ok(of_state(&desk, &known).response());
@@ -337,7 +329,7 @@ pub(crate) async fn list(
     page: Query<PageRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    operator(&request, &desk, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons)?;
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(Problem::invalid("limit", format!("must be 1..={PAGE_MAX}")));

@@ -9,8 +9,7 @@ use infrastructure_kafka::dead_letter::queue::{self, Letter, Payloads};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::operator;
-use crate::Desk;
+use crate::desk::Desk;
 
 /// Letters that are shown unless asked otherwise.
 const SHOWN: u16 = 50;
@@ -60,7 +59,7 @@ pub(crate) async fn list(
     asked: Query<ListRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    operator(&request, &desk, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons)?;
     let limit = asked.limit.unwrap_or(SHOWN);
     if !(1..=SHOWN_MAX).contains(&limit) {
         return Err(Problem::invalid("limit", format!("must be 1..={SHOWN_MAX}")));

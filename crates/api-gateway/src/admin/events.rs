@@ -9,9 +9,8 @@ use infrastructure_postgres::events::{self, AuditEvent};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::operator;
-use crate::Desk;
-use crate::claim::parse_coupon;
+use crate::desk::Desk;
+use crate::paths::parse_coupon;
 
 /// Events on a page unless asked otherwise.
 const PAGE: u16 = 50;
@@ -60,7 +59,7 @@ pub(crate) async fn list(
     page: Query<PageRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    operator(&request, &desk, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons)?;
     let coupon_id = parse_coupon(&path)?;
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {

@@ -17,9 +17,8 @@ use infrastructure_postgres::claim_counts::{self, ClaimCounts, Standing};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::operator;
-use crate::Desk;
-use crate::claim::parse_coupon;
+use crate::desk::Desk;
+use crate::paths::parse_coupon;
 
 /// Most records behind PostgreSQL's watermark that are read for one ledger.
 const TAIL_RECORDS_MAX: i64 = 200_000;
@@ -54,7 +53,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    operator(&request, &desk, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons)?;
     let coupon_id = parse_coupon(&path)?;
     let place = desk.log_reads.take().ok_or_else(|| {
         Problem::new(Code::Overloaded, "as many ledgers as this process takes are being counted")
