@@ -14,8 +14,8 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::claim_id::{ClaimId, Round, Slot};
-use crate::command::CommandKind;
 use crate::command_id::CommandId;
+use crate::command_kind::CommandKind;
 use crate::coupon_id::CouponId;
 use crate::idempotency_key::IdempotencyKey;
 use crate::limits::{KEY_ID_CHARS_MAX, SECRET_BYTES_MIN};

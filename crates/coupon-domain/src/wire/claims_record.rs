@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::claim::Claim;
 use crate::claim_id::{ClaimId, Round, Slot};
-use crate::command::{Change, Command, CommandKind};
+use crate::command::{Change, Command};
 use crate::command_id::CommandId;
+use crate::command_kind::CommandKind;
 use crate::coupon::{Definition, RULES_NEWEST, Window};
 use crate::coupon_id::CouponId;
 use crate::limits::{CLAIMS_RECORD_BYTES_MAX, QUANTITY_MAX, REASON_BYTES_MAX};

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::chain::Chain;
 use crate::claim_id::{ClaimId, Round, Slot};
 use crate::code::{ClaimCode, CommandCode, Refusal};
-use crate::command::CommandKind;
 use crate::command_id::CommandId;
+use crate::command_kind::CommandKind;
 use crate::coupon::CouponState;
 use crate::coupon_id::CouponId;
 use crate::outcome::{
