@@ -25,8 +25,8 @@ def registered():
 
 def service_sources(further=()):
     """The text of what runs as a service, SQL included, and of further places."""
-    services = ["api-gateway", "stock-consumer", "db-writer", "notifier", "service-runtime", "coupon-domain", "infrastructure-*"]
-    places = [f"{name}/src/**/*.rs" for name in services] + ["couponctl/src/reconcile*", "couponctl/src/reconcile/**/*.rs", *further]
+    services = ["api-gateway", "stock-consumer", "db-writer", "notifier", "reconciler", "audit", "service-runtime", "coupon-domain", "infrastructure-*"]
+    places = [f"{name}/src/**/*.rs" for name in services] + [*further]
     places += ["infrastructure-*/src/**/*.sql", "infrastructure-*/src/**/*.lua"]
     return "\n".join(path.read_text() for place in places for path in sorted(ROOT.glob(f"crates/{place}")) if path.is_file())
 

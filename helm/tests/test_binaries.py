@@ -67,14 +67,8 @@ def pod_of(objects, component):
     return pod
 
 
-def needs_reconcile(service):
-    if service == "reconciler" and run([BINARIES / "couponctl", "reconcile", "--help"]).returncode != 0:
-        pytest.skip("this couponctl has no reconcile yet")
-
-
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_take_their_configuration(case, service, tmp_path):
-    needs_reconcile(service)
     objects = render(case)
     command = on_disk(objects, pod_of(objects, service), tmp_path)
     checked = run([*command, "--check-config"])
@@ -92,7 +86,6 @@ def test_services_take_their_configuration(case, service, tmp_path):
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_refuse_a_key_that_they_do_not_know(service, tmp_path):
     """A control: what the chart renders is really read."""
-    needs_reconcile(service)
     objects = copy.deepcopy(render("minimal"))
     for thing in of_kind(objects, "ConfigMap"):
         if "config.json" in thing["data"]:
@@ -106,7 +99,6 @@ def test_services_refuse_a_key_that_they_do_not_know(service, tmp_path):
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_mounted_secret_is_read(case, service, tmp_path):
     """A file that is missing is named: nothing is mounted for nothing."""
-    needs_reconcile(service)
     objects = render(case)
     command = on_disk(objects, pod_of(objects, service), tmp_path)
     config = (tmp_path / "etc/firstcome/config/config.json").read_text()
@@ -124,7 +116,6 @@ def test_every_mounted_secret_is_read(case, service, tmp_path):
 @pytest.mark.parametrize("service", SERVICES)
 def test_with_everything_on_nothing_travels_in_the_open(service, tmp_path):
     """In prod, with TLS to all three, no connection is excused: a URL that would open one is refused."""
-    needs_reconcile(service)
     objects = render("full")
     command = on_disk(objects, pod_of(objects, service), tmp_path)
     effective = dict(re.findall(r"^(\S+) = (.*?) # .*$", run([*command, "--print-config"]).stdout, re.M))

@@ -1,9 +1,6 @@
 //! The arguments.
 
-use std::ffi::OsString;
-
-use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Failure, failed};
@@ -55,49 +52,10 @@ enum Command {
     /// Look into the dead-letter queue; redrive or discard what lies there.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
-    /// Run as the service that audits in a loop: ledger, lag and broken promises as metrics. Settings are a service's: --config and
-    /// FIRSTCOME__ variables.
-    Reconcile(service_runtime::boot::Arguments),
     /// Write topics and tables down, for the oracle.
     Dump(dump::Dump),
     /// Do nothing until ended: in a pod that operators carry out the other commands in.
     Idle,
-}
-
-/// What is to be done.
-pub(crate) enum Asked {
-    /// A command, to be carried out.
-    Command(Box<Arguments>),
-    /// The service, with its arguments.
-    Reconciler(service_runtime::boot::Arguments),
-}
-
-/// What the service reads of the command line.
-const SERVICE_FLAGS: [&str; 4] = ["config", "check_config", "print_config", "version"];
-
-/// Reads the arguments; complains and ends the process where they cannot be read.
-///
-/// # Errors
-/// The service was given a flag that only commands read: it would have no effect.
-pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, Failure> {
-    let mut command = <Arguments as CommandFactory>::command();
-    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
-    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let Command::Reconcile(service) = arguments.command else {
-        return Ok(Asked::Command(Box::new(arguments)));
-    };
-    if let Some((name, found)) = matches.subcommand() {
-        let flags = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
-        for id in flags.map(|flag| flag.get_id().as_str()).filter(|id| !SERVICE_FLAGS.contains(id)) {
-            if found.try_contains_id(id).is_ok() && found.value_source(id) == Some(ValueSource::CommandLine) {
-                return Err(Failure::Usage(format!(
-                    "--{}: reconcile does not read it; it is a service, set it by --config or FIRSTCOME__ variables",
-                    id.replace('_', "-")
-                )));
-            }
-        }
-    }
-    Ok(Asked::Reconciler(service))
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -114,7 +72,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Smoke(smoke) => smoke::run(&smoke, &settings, output).await,
         Command::Audit(audit) => audit::run(&audit, &settings, output).await,
         Command::Dlq(dlq) => dlq::run(&dlq, &settings, output).await,
-        Command::Reconcile(_) => unreachable!("a service has a main of its own"),
         Command::Dump(dump) => dump::run(&dump, &settings, output).await,
         Command::Idle => idle().await,
     }
@@ -126,29 +83,5 @@ async fn idle() -> Result<(), Failure> {
     tokio::select! {
         _ = asked_to_end.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(failed("handling SIGINT")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asked(words: &[&str]) -> Result<Asked, Failure> {
-        parse(["couponctl"].iter().chain(words).map(OsString::from))
-    }
-
-    #[test]
-    fn the_service_refuses_flags_that_it_does_not_read() {
-        assert!(matches!(asked(&["reconcile", "--config", "x.toml"]), Ok(Asked::Reconciler(_))));
-        assert!(matches!(
-            asked(&["--config", "x.toml", "reconcile", "healthcheck"]),
-            Ok(Asked::Reconciler(_))
-        ));
-        assert!(matches!(asked(&["--database-url", "x", "migrate"]), Ok(Asked::Command(_))));
-        for words in [["reconcile", "--database-url", "x"], ["--output", "json", "reconcile"]] {
-            let refused = asked(&words).err().unwrap();
-            assert_eq!(refused.code(), 2);
-            assert!(refused.to_string().contains("FIRSTCOME__"), "{refused}");
-        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! `migrate` and `topics` prepare an installation, `coupon` speaks to the admin API, `claim` plays a user and follows their claim to
 //! the end, `wallet` and `redeem` are what they do with what they won, `redemptions` opens redeeming after a restore, `smoke` tries
-//! the whole pipeline, `audit` folds the log again and compares everything with it, `dlq` looks after what could not be read, `dump` writes
-//! everything down for the oracle beside this crate, and `reconcile` is a service: it audits in a loop and shows what it finds.
+//! the whole pipeline, `audit` folds the log again and compares everything with it, `dlq` looks after what could not be read, and `dump` writes
+//! everything down for the oracle beside this crate.
 //!
 //! Exit codes: 0 done · 1 failed · 2 arguments or configuration · 3 topics or schema refused · 5 `audit` or `smoke` found a broken promise · 6 the
 //! log said no (a refused command, a claim that won nothing).
@@ -18,7 +18,6 @@ mod dump;
 mod exit;
 mod migrate;
 mod output;
-mod reconcile;
 mod redemptions;
 mod settings;
 mod smoke;
@@ -27,20 +26,14 @@ mod wallet;
 
 use std::process::ExitCode;
 
-use cli::Asked;
+use clap::Parser as _;
+
 pub use exit::Failure;
 
 /// Reads the arguments, does what they say, and complains on standard error.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = match cli::parse(std::env::args_os()) {
-        Ok(Asked::Command(arguments)) => *arguments,
-        // A service starts a runtime of its own.
-        Ok(Asked::Reconciler(service)) => {
-            return service_runtime::boot::run::<reconcile::Reconciler>(&service);
-        }
-        Err(failure) => return complain(&failure),
-    };
+    let arguments = cli::Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&Failure::Failed(format!("no runtime: {error}"))),

@@ -40,7 +40,7 @@ impl Role {
     /// Those that make up the pipeline, in the order in which they are started: each after those that it links to.
     pub const ALL: [Self; 4] = [Self::StockConsumer, Self::DbWriter, Self::Notifier, Self::ApiGateway];
 
-    /// Its name, and that of its log.
+    /// Its name, that of its binary and that of its log.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,15 +49,6 @@ impl Role {
             Self::DbWriter => "db-writer",
             Self::Notifier => "notifier",
             Self::Reconciler => "reconciler",
-        }
-    }
-
-    /// The binary, and the arguments that make it this service.
-    #[must_use]
-    pub fn command(self) -> (&'static str, &'static [&'static str]) {
-        match self {
-            Self::Reconciler => ("couponctl", &["reconcile"]),
-            service => (service.name(), &[]),
         }
     }
 
@@ -159,10 +150,9 @@ pub struct Service {
 impl Service {
     /// Starts the service; does not wait until it is ready.
     pub fn start(deployment: &Deployment, spec: &ServiceSpec) -> Result<Self, Error> {
-        let (name, arguments) = spec.role.command();
         let program = match &spec.binary {
             Some(binary) => binary.clone(),
-            None => crate::cargo_build::binary(deployment.profile, name)?,
+            None => crate::cargo_build::binary(deployment.profile, spec.role.name())?,
         };
         let mut ports = Vec::new();
         let mut listen = |wish| -> Result<SocketAddr, Error> {
@@ -182,7 +172,7 @@ impl Service {
         let launch = Launch {
             name: spec.instance.clone(),
             program,
-            arguments: arguments.iter().map(|argument| (*argument).into()).collect(),
+            arguments: Vec::new(),
             environment: environment.clone(),
             account: Account::Own,
             lifetime: deployment.lifetime(),

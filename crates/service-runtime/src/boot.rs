@@ -82,9 +82,10 @@ impl<C> Clone for Context<C> {
     }
 }
 
-/// A service's arguments. A program of several commands may take them behind one of its own ([`run`]).
-#[derive(clap::Args)]
-pub struct Arguments {
+/// A service's arguments.
+#[derive(Parser)]
+#[command(disable_version_flag = true)]
+struct Arguments {
     /// Settings in TOML or JSON; the environment (FIRSTCOME__SECTION__KEY) goes over them.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
@@ -101,14 +102,6 @@ pub struct Arguments {
     command: Option<Subcommands>,
 }
 
-/// A program that is one service.
-#[derive(Parser)]
-#[command(disable_version_flag = true)]
-struct Program {
-    #[command(flatten)]
-    arguments: Arguments,
-}
-
 #[derive(Subcommand)]
 enum Subcommands {
     /// Ask the running service's own /readyz; exit 0 if it is ready.
@@ -118,17 +111,12 @@ enum Subcommands {
 /// The `main` of a service.
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
-    let command = <Program as clap::CommandFactory>::command().name(S::NAME).about(S::ABOUT);
-    match <Program as clap::FromArgMatches>::from_arg_matches(&command.get_matches()) {
-        Ok(program) => run::<S>(&program.arguments),
-        Err(error) => refuse::<S>(&Ended::Configuration(error.to_string())),
-    }
-}
-
-/// Does what these arguments say. Called outside of any runtime: a service starts its own, and does not return.
-#[must_use]
-pub fn run<S: Service>(arguments: &Arguments) -> ExitCode {
-    match dispatch::<S>(arguments) {
+    let command = <Arguments as clap::CommandFactory>::command().name(S::NAME).about(S::ABOUT);
+    let arguments = match <Arguments as clap::FromArgMatches>::from_arg_matches(&command.get_matches()) {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse::<S>(&Ended::Configuration(error.to_string())),
+    };
+    match dispatch::<S>(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ended) => refuse::<S>(&ended),
     }

@@ -142,7 +142,7 @@ class Stack:
         view = self.launched["stock-consumer"].environment["FIRSTCOME__REDIS__URL"].replace("//writer:", "//auditor:")
         # A letter that is lost behind the point where passes go on is seen by the next recount.
         often = {"RECONCILE__INTERVAL_S": "1", "RECONCILE__BUSY_PERCENT_MAX": "75", "RECONCILE__RECOUNT_S": "5", "REDIS__URL": view}
-        self.add(name, "stock-consumer", often, [self.programs / "couponctl", "reconcile"], until=until)
+        self.add(name, "stock-consumer", often, [self.programs / "reconciler"], until=until)
 
     def await_probe(self, name, process, probe):
         url = f"http://127.0.0.1:{self.ports[name]}/{probe}"

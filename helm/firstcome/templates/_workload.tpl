@@ -74,7 +74,7 @@ spec:
         - name: {{ $facts.name }}
           {{- include "firstcome.containerSecurity" .root | nindent 10 }}
           command: [/usr/local/bin/{{ $facts.program }}]
-          args: [{{ range $facts.arguments }}{{ . }}, {{ end }}--config, /etc/firstcome/config/config.json]
+          args: [--config, /etc/firstcome/config/config.json]
           ports:
             {{- range $port, $number := $facts.ports }}
             - {name: {{ $port }}, containerPort: {{ $number }}}

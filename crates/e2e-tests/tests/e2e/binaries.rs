@@ -74,8 +74,7 @@ pub(crate) fn scenario() -> Result<()> {
 }
 
 fn run(role: Role, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Output> {
-    let (binary, first) = role.command();
-    let binary = local_stack::binary(BuildProfile::of_caller(), binary)?;
+    let binary = local_stack::binary(BuildProfile::of_caller(), role.name())?;
     let settings = settings.iter().map(|(key, value)| (format!("FIRSTCOME__{key}"), (*value).to_owned()));
-    Ok(Command::new(binary).args(first).args(arguments).env_clear().envs(settings).output()?)
+    Ok(Command::new(binary).args(arguments).env_clear().envs(settings).output()?)
 }

@@ -9,11 +9,11 @@ use coupon_domain::{Chain, Outcome, Partition};
 
 use infrastructure_kafka::LogCursor;
 
-use super::findings::Findings;
-use crate::exit::{Failure, failed};
+use crate::error::{AuditError, failed};
+use crate::findings::Findings;
 
 /// Reads along. Outcomes are handed out by the offset that they answer, in order.
-pub(super) struct FirstCopies<'a> {
+pub(crate) struct FirstCopies<'a> {
     cursor: LogCursor<'a>,
     partition: Partition,
     known: Known,
@@ -21,7 +21,7 @@ pub(super) struct FirstCopies<'a> {
 
 /// What is known of the log as far as it was read.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(crate) struct Known {
     /// Where reading goes on.
     at: i64,
     /// The one that is handed out next.
@@ -38,7 +38,7 @@ pub(super) struct Known {
 
 impl Known {
     /// Nothing yet. Where the log begins at 0 its first outcome must be the line's.
-    pub(super) fn nothing(partition: Partition, log_start: i64) -> Self {
+    pub(crate) fn nothing(partition: Partition, log_start: i64) -> Self {
         let from_the_beginning = log_start == 0;
         Self {
             at: log_start,
@@ -52,51 +52,51 @@ impl Known {
     }
 
     /// Where reading goes on in the outcomes log.
-    pub(super) fn at(&self) -> i64 {
+    pub(crate) fn at(&self) -> i64 {
         self.at
     }
 }
 
 impl<'a> FirstCopies<'a> {
     /// Goes on from what is known; the cursor stands where that ends.
-    pub(super) fn new(
+    pub(crate) fn new(
         cursor: LogCursor<'a>,
         partition: Partition,
         known: Known,
         findings: &mut Findings,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AuditError> {
         let mut copies = Self { cursor, partition, known };
         copies.advance(findings)?;
         Ok(copies)
     }
 
     /// What is known by now.
-    pub(super) fn known(&self) -> &Known {
+    pub(crate) fn known(&self) -> &Known {
         &self.known
     }
 
     /// What is known at the end.
-    pub(super) fn into_known(self) -> Known {
+    pub(crate) fn into_known(self) -> Known {
         self.known
     }
 
     /// The first offset that the log still answers; none where nothing is left.
-    pub(super) fn first_src(&self) -> Option<i64> {
+    pub(crate) fn first_src(&self) -> Option<i64> {
         self.known.first_src
     }
 
     /// The first offset without an outcome; none where the log says nothing.
-    pub(super) fn next_src(&self) -> Option<i64> {
+    pub(crate) fn next_src(&self) -> Option<i64> {
         self.known.next_src
     }
 
     /// The offset that the next outcome answers.
-    pub(super) fn peek(&self) -> Option<i64> {
+    pub(crate) fn peek(&self) -> Option<i64> {
         self.known.next.as_ref().map(|outcome| outcome.src_offset.number())
     }
 
     /// The outcome of this offset, if it comes next.
-    pub(super) fn take(&mut self, src: i64, findings: &mut Findings) -> Result<Option<Outcome>, Failure> {
+    pub(crate) fn take(&mut self, src: i64, findings: &mut Findings) -> Result<Option<Outcome>, AuditError> {
         if self.peek() != Some(src) {
             return Ok(None);
         }
@@ -105,7 +105,7 @@ impl<'a> FirstCopies<'a> {
         Ok(taken)
     }
 
-    fn advance(&mut self, findings: &mut Findings) -> Result<(), Failure> {
+    fn advance(&mut self, findings: &mut Findings) -> Result<(), AuditError> {
         while self.known.next.is_none() {
             let Some(entry) = self.cursor.next().map_err(failed("reading the outcomes log"))? else {
                 return Ok(());

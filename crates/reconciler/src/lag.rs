@@ -14,7 +14,7 @@ use service_runtime::tail::{POLL, RECORDS_PER_TURN};
 use service_runtime::{Clock, LoopTurn, Shutdown};
 use tokio::runtime::Handle;
 
-use super::metrics::{ServiceMetrics, seconds_since};
+use crate::metrics::{ServiceMetrics, seconds_since};
 
 /// How long a store may take to say how far it is.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
@@ -22,14 +22,14 @@ const STORE_PATIENCE: Duration = Duration::from_secs(5);
 const AGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is looked at.
-pub(super) struct Sources {
-    pub(super) connection: Connection,
-    pub(super) layout: TopicLayout,
-    pub(super) postgres: PostgresSection,
-    pub(super) view: ViewMaintenance,
-    pub(super) runtime: Handle,
-    pub(super) clock: Clock,
-    pub(super) metrics: ServiceMetrics,
+pub(crate) struct Sources {
+    pub(crate) connection: Connection,
+    pub(crate) layout: TopicLayout,
+    pub(crate) postgres: PostgresSection,
+    pub(crate) view: ViewMaintenance,
+    pub(crate) runtime: Handle,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: ServiceMetrics,
 }
 
 /// How far everybody has come in a partition: next offsets of the claims log; what is not known yet is absent.
@@ -83,7 +83,7 @@ struct Readers {
 }
 
 /// Looks again and again.
-pub(super) struct Lag<'a> {
+pub(crate) struct Lag<'a> {
     sources: &'a Sources,
     turn: &'a LoopTurn,
     shutdown: &'a Shutdown,
@@ -96,7 +96,7 @@ pub(super) struct Lag<'a> {
 }
 
 impl<'a> Lag<'a> {
-    pub(super) fn new(sources: &'a Sources, turn: &'a LoopTurn, shutdown: &'a Shutdown) -> Self {
+    pub(crate) fn new(sources: &'a Sources, turn: &'a LoopTurn, shutdown: &'a Shutdown) -> Self {
         let (lines, times) = (BTreeMap::new(), BTreeMap::new());
         Self { sources, turn, shutdown, readers: None, lines, live: Vec::new(), times }
     }
@@ -105,7 +105,7 @@ impl<'a> Lag<'a> {
     ///
     /// # Errors
     /// The client of Kafka is of no use any more.
-    pub(super) fn look(&mut self) -> Result<Vec<String>, KafkaError> {
+    pub(crate) fn look(&mut self) -> Result<Vec<String>, KafkaError> {
         let mut silent = Vec::new();
         // In the order in which each can only be behind the next.
         let stored = self.look_at_postgres();

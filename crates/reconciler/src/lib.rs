@@ -1,5 +1,4 @@
-//! `couponctl reconcile`: the fifth process. It audits from outside in a loop, and shows the ledger, lag and broken promises as metrics. It only
-//! reads, and nothing waits for it.
+//! reconciler: audits from outside in a loop, and shows the ledger, lag and broken promises as metrics. It only reads, and nothing waits for it.
 //!
 //! Two loops: one looks at ends and watermarks every [`interval_s`](config::ReconcileSection) ([`lag`]); the other makes one pass of the audit after
 //! another, and rests long enough that passes take no more than `busy_percent_max` of the time. A pass goes on from where every store had come in the
@@ -13,24 +12,27 @@ mod metrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use audit::{AuditError, Begin, Cut, Findings, Installation, Pass, View};
 use infrastructure_kafka::{Connection, TopicLayout};
 use infrastructure_redis::ViewMaintenance;
 use service_runtime::{Context, Ended, LoopTurn, Service, preflight};
 
-use self::config::Config;
-use self::lag::Lag;
-use self::metrics::{ServiceMetrics, Span};
-use crate::audit::{self, Begin, Cut, Findings, Installation, Pass, View};
-use crate::exit::Failure;
+pub use config::Config;
+
+use lag::Lag;
+use metrics::{ServiceMetrics, Span};
 
 /// How often a loop that waits turns.
 const TURN: Duration = Duration::from_secs(1);
 
+/// The name in metrics and logs.
+pub const NAME: &str = "reconciler";
+
 /// The service.
-pub(crate) struct Reconciler;
+pub struct Reconciler;
 
 impl Service for Reconciler {
-    const NAME: &'static str = "reconciler";
+    const NAME: &'static str = NAME;
     const ABOUT: &'static str = "Audits from outside in a loop: ledger, lag, broken promises";
 
     type Config = Config;
@@ -164,7 +166,7 @@ impl Auditor {
         }
     }
 
-    async fn look(&self, earlier: Option<Cut>) -> Result<Pass, Failure> {
+    async fn look(&self, earlier: Option<Cut>) -> Result<Pass, AuditError> {
         let mut findings = Findings::new(false);
         let read = match earlier {
             Some(_) => View::read_hashes(&self.view).await,

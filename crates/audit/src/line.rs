@@ -15,57 +15,58 @@ use infrastructure_kafka::dead_letter::queue::Queue;
 use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use infrastructure_kafka::{Entry, LogBounds, LogCursor};
 
-use super::findings::Findings;
-use super::newcomers::Newcomers;
-use super::outcomes::{self, FirstCopies};
-use super::tables::Tables;
-use super::tally::{self, State, Tally, state_of};
-use super::view::View;
-use crate::exit::{Failure, failed};
+use crate::error::{AuditError, failed};
+use crate::findings::Findings;
+use crate::newcomers::Newcomers;
+use crate::outcomes::{self, FirstCopies};
+use crate::tables::Tables;
+use crate::tally::{self, State, Tally, state_of};
+use crate::view::View;
 
 /// How far everybody has come in a partition. Offsets are of the claims log, the next one each.
 #[derive(Clone, Debug)]
-pub(super) struct Progress {
-    pub(super) partition: i32,
+pub struct Progress {
+    /// Which partition.
+    pub partition: i32,
     /// The end of the claims log.
-    pub(super) log: i64,
+    pub log: i64,
     /// Decided: the outcomes log.
-    pub(super) outcomes: i64,
+    pub outcomes: i64,
     /// Written: PostgreSQL.
-    pub(super) postgres: i64,
+    pub postgres: i64,
     /// Seen: the view that is furthest behind; absent where there is none.
-    pub(super) view: Option<i64>,
+    pub view: Option<i64>,
     /// From where on the fold proves what was decided.
-    pub(super) proven_from: i64,
+    pub proven_from: i64,
     /// Its coupons that are not closed.
-    pub(super) live: Vec<CouponId>,
+    pub live: Vec<CouponId>,
 }
 
 /// What the whole audit gathers, and what it was taken from.
-pub(super) struct Audited<'a> {
-    pub(super) findings: &'a mut Findings,
-    pub(super) view: Option<&'a mut View>,
-    pub(super) dead_letters: &'a Queue,
-    pub(super) now: Timestamp,
+pub(crate) struct Audited<'a> {
+    pub(crate) findings: &'a mut Findings,
+    pub(crate) view: Option<&'a mut View>,
+    pub(crate) dead_letters: &'a Queue,
+    pub(crate) now: Timestamp,
 }
 
 /// One partition's sources.
-pub(super) struct Sources<'a> {
-    pub(super) claims: LogCursor<'a>,
-    pub(super) claims_bounds: LogBounds,
-    pub(super) outcomes: LogCursor<'a>,
-    pub(super) tables: Tables<'a>,
-    pub(super) states: Vec<PublishedState>,
+pub(crate) struct Sources<'a> {
+    pub(crate) claims: LogCursor<'a>,
+    pub(crate) claims_bounds: LogBounds,
+    pub(crate) outcomes: LogCursor<'a>,
+    pub(crate) tables: Tables<'a>,
+    pub(crate) states: Vec<PublishedState>,
     /// Links of the chain, by the offset behind them.
-    pub(super) links: Vec<(Offset, Chain)>,
+    pub(crate) links: Vec<(Offset, Chain)>,
     /// What is known of the line already; the cursors stand where that ends.
-    pub(super) known: Known,
+    pub(crate) known: Known,
     /// A later audit will go on from where every store has come.
-    pub(super) goes_on: bool,
+    pub(crate) goes_on: bool,
 }
 
 /// What is known of a line as far as it was read: another audit can go on from it.
-pub(super) struct Known {
+pub(crate) struct Known {
     folded: Folded,
     outcomes: outcomes::Known,
 }
@@ -90,7 +91,7 @@ struct Folded {
 
 impl Known {
     /// Nothing but the ledger to fold on from.
-    pub(super) fn nothing(
+    pub(crate) fn nothing(
         partition: Partition,
         claims: LogBounds,
         outcomes: LogBounds,
@@ -113,34 +114,34 @@ impl Known {
     }
 
     /// True where these logs go on from it: neither cut behind it, nor shorter.
-    pub(super) fn continues_in(&self, claims: LogBounds, outcomes: LogBounds) -> bool {
+    pub(crate) fn continues_in(&self, claims: LogBounds, outcomes: LogBounds) -> bool {
         (claims.start..=claims.end).contains(&self.next_src())
             && (outcomes.start..=outcomes.end).contains(&self.outcomes_at())
     }
 
     /// The first claims offset that was not read.
-    pub(super) fn next_src(&self) -> i64 {
+    pub(crate) fn next_src(&self) -> i64 {
         self.folded.next_src
     }
 
     /// Where reading goes on in the outcomes log.
-    pub(super) fn outcomes_at(&self) -> i64 {
+    pub(crate) fn outcomes_at(&self) -> i64 {
         self.outcomes.at()
     }
 }
 
 /// What the audit of a line came to.
-pub(super) struct Audit {
-    pub(super) progress: Progress,
-    pub(super) ledger: tally::Ledger,
+pub(crate) struct Audit {
+    pub(crate) progress: Progress,
+    pub(crate) ledger: tally::Ledger,
     /// The ledger of each of its coupons.
-    pub(super) of_coupon: BTreeMap<CouponId, tally::Ledger>,
+    pub(crate) of_coupon: BTreeMap<CouponId, tally::Ledger>,
     /// What a later audit can go on from: what was known where every store had come.
-    pub(super) known: Option<Known>,
+    pub(crate) known: Option<Known>,
 }
 
 /// Audits a partition.
-pub(super) fn audit(sources: Sources<'_>, audited: &mut Audited<'_>) -> Result<Audit, Failure> {
+pub(crate) fn audit(sources: Sources<'_>, audited: &mut Audited<'_>) -> Result<Audit, AuditError> {
     let mut line = Line::open(sources, audited)?;
     line.outcomes_alone(audited)?;
     while let Some(entry) = line.claims.next().map_err(failed("reading the claims log"))? {
@@ -175,7 +176,7 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn open(sources: Sources<'a>, audited: &mut Audited<'_>) -> Result<Self, Failure> {
+    fn open(sources: Sources<'a>, audited: &mut Audited<'_>) -> Result<Self, AuditError> {
         let Sources { claims, claims_bounds, outcomes, tables, known, goes_on, .. } = sources;
         let Known { mut folded, outcomes: read } = known;
         let partition = folded.partition;
@@ -240,7 +241,7 @@ impl<'a> Line<'a> {
     }
 
     /// Outcomes of records that retention has taken from the claims log.
-    fn outcomes_alone(&mut self, audited: &mut Audited<'_>) -> Result<(), Failure> {
+    fn outcomes_alone(&mut self, audited: &mut Audited<'_>) -> Result<(), AuditError> {
         while let Some(src) = self.outcomes.peek().filter(|src| *src < self.bounds.start) {
             if let Some(outcome) = self.outcomes.take(src, audited.findings)? {
                 self.count(&outcome, audited);
@@ -251,7 +252,7 @@ impl<'a> Line<'a> {
     }
 
     /// One record of the claims log. False where nothing behind it can be folded.
-    fn record(&mut self, entry: &Entry, audited: &mut Audited<'_>) -> Result<bool, Failure> {
+    fn record(&mut self, entry: &Entry, audited: &mut Audited<'_>) -> Result<bool, AuditError> {
         let src = entry.offset;
         let place = format!("partition {}, claims offset {src}", self.partition);
         let Some(record) = self.read(entry, &place, audited.findings) else { return Ok(false) };
@@ -262,8 +263,7 @@ impl<'a> Line<'a> {
         let (mut expected, mut unfolded) = (None, None);
         match &mut self.folded.ledger {
             Some(ledger) if src >= self.folded.folded_from => {
-                let outcome =
-                    ledger.fold(record).map_err(|error| Failure::Failed(format!("{place}: {error}")))?;
+                let outcome = ledger.fold(record).map_err(|error| AuditError(format!("{place}: {error}")))?;
                 expected = Some(outcome);
             }
             _ => {
@@ -429,7 +429,7 @@ impl<'a> Line<'a> {
         truth: &Outcome,
         definition: Option<&Definition>,
         audited: &mut Audited<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), AuditError> {
         let findings = &mut *audited.findings;
         if truth.src_offset < self.tables.next_src() {
             match &truth.subject {
@@ -492,7 +492,7 @@ impl<'a> Line<'a> {
     }
 
     /// What is left when the line ends.
-    fn close(mut self, audited: &mut Audited<'_>) -> Result<Audit, Failure> {
+    fn close(mut self, audited: &mut Audited<'_>) -> Result<Audit, AuditError> {
         let partition = self.partition.number();
         let place = format!("partition {partition}");
         let findings = &mut *audited.findings;
@@ -612,6 +612,6 @@ fn claim_of(body: &Body) -> Option<ClaimId> {
 }
 
 /// The ledger of a line that is read from its beginning.
-pub(super) fn empty_ledger(partition: Partition) -> Ledger {
+pub(crate) fn empty_ledger(partition: Partition) -> Ledger {
     Ledger::<DefaultHasher>::new(partition)
 }

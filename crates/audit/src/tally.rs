@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// It holds a coupon.
     Granted,
     /// Its final answer is another one.
@@ -30,30 +30,36 @@ struct Standing {
 
 /// All claims of a line.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     claims: HashMap<(CouponId, [u8; 16]), Standing>,
 }
 
 /// The ledger's columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ledger {
-    pub(crate) accepted: u64,
-    pub(crate) granted: u64,
-    pub(crate) rejected: u64,
-    pub(crate) deferred: u64,
-    pub(crate) undecided: u64,
-    pub(crate) dead_lettered: u64,
+pub struct Ledger {
+    /// Distinct claims in the log.
+    pub accepted: u64,
+    /// They hold a coupon.
+    pub granted: u64,
+    /// Another final answer.
+    pub rejected: u64,
+    /// `not_open` or `paused` is their latest answer.
+    pub deferred: u64,
+    /// Not answered yet.
+    pub undecided: u64,
+    /// Their latest record cannot be read and lies in the dead-letter queue.
+    pub dead_lettered: u64,
 }
 
 impl Tally {
     /// A claim stands in the log; nothing is known of it unless something was already.
-    pub(super) fn accept(&mut self, claim_id: &ClaimId) {
+    pub(crate) fn accept(&mut self, claim_id: &ClaimId) {
         let lost = Standing { state: State::Lost, is_final: false };
         self.claims.entry((claim_id.coupon_id, claim_id.mac)).or_insert(lost);
     }
 
     /// Something became of a claim. What was final stays.
-    pub(super) fn settle(&mut self, claim_id: &ClaimId, state: State, is_final: bool) {
+    pub(crate) fn settle(&mut self, claim_id: &ClaimId, state: State, is_final: bool) {
         let standing =
             self.claims.entry((claim_id.coupon_id, claim_id.mac)).or_insert(Standing { state, is_final });
         let no_news = state == State::Undecided && standing.state != State::Lost;
@@ -63,7 +69,7 @@ impl Tally {
     }
 
     /// The ledger of each coupon, and of all.
-    pub(super) fn ledgers(&self) -> (Ledger, BTreeMap<CouponId, Ledger>) {
+    pub(crate) fn ledgers(&self) -> (Ledger, BTreeMap<CouponId, Ledger>) {
         let (mut all, mut of_coupon) = (Ledger::default(), BTreeMap::<CouponId, Ledger>::new());
         for ((coupon_id, _), standing) in &self.claims {
             all.count(standing.state);
@@ -74,7 +80,7 @@ impl Tally {
 }
 
 /// What an answer makes of a claim.
-pub(super) fn state_of(code: ClaimCode) -> State {
+pub(crate) fn state_of(code: ClaimCode) -> State {
     match code {
         ClaimCode::Granted => State::Granted,
         ClaimCode::NotOpen | ClaimCode::Paused => State::Deferred,
@@ -98,13 +104,15 @@ impl Ledger {
     }
 
     /// Accepted claims of which nothing is known.
-    pub(super) fn lost(&self) -> u64 {
+    #[must_use]
+    pub fn lost(&self) -> u64 {
         let known = self.granted + self.rejected + self.deferred + self.undecided + self.dead_lettered;
         self.accepted.saturating_sub(known)
     }
 
     /// The columns by their names, `accepted` first.
-    pub(crate) fn columns(self) -> [(&'static str, u64); 6] {
+    #[must_use]
+    pub fn columns(self) -> [(&'static str, u64); 6] {
         [
             ("accepted", self.accepted),
             ("granted", self.granted),
@@ -115,7 +123,9 @@ impl Ledger {
         ]
     }
 
-    pub(super) fn to_json(self) -> Value {
+    /// As an object, for scripts.
+    #[must_use]
+    pub fn to_json(self) -> Value {
         self.columns()
             .into_iter()
             .map(|(name, count)| (name.to_owned(), json!(count)))

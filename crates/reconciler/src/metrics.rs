@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use audit::{ClaimLedger, Findings, Pass};
 use coupon_domain::{CouponId, Timestamp};
 use infrastructure_kafka::KafkaMetrics;
 use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec};
 use service_runtime::{Metrics, catalogue, metrics};
-
-use crate::audit::{ClaimLedger, Findings, Pass};
 
 // What a pass came to.
 const CLEAN: &str = "clean";
@@ -21,7 +20,7 @@ const OTHER: &str = "_other";
 
 /// How much of the logs a pass reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Span {
+pub(crate) enum Span {
     /// Everything from the first record on.
     Whole,
     /// What came since every store had come along.
@@ -29,7 +28,7 @@ pub(super) enum Span {
 }
 
 impl Span {
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Whole => "whole",
             Self::Rest => "rest",
@@ -39,14 +38,14 @@ impl Span {
 
 /// The service's collectors.
 #[derive(Clone)]
-pub(super) struct ServiceMetrics {
-    pub(super) kafka: KafkaMetrics,
+pub(crate) struct ServiceMetrics {
+    pub(crate) kafka: KafkaMetrics,
     redis_up: IntGauge,
     view_was_read: Arc<AtomicBool>,
-    pub(super) postgres_up: IntGauge,
-    pub(super) watermark: IntGaugeVec,
-    pub(super) lag_claims: IntGaugeVec,
-    pub(super) lag_seconds: GaugeVec,
+    pub(crate) postgres_up: IntGauge,
+    pub(crate) watermark: IntGaugeVec,
+    pub(crate) lag_claims: IntGaugeVec,
+    pub(crate) lag_seconds: GaugeVec,
     passes: IntCounterVec,
     pass_seconds: Gauge,
     ledger_claims: IntGaugeVec,
@@ -57,7 +56,7 @@ pub(super) struct ServiceMetrics {
 }
 
 impl ServiceMetrics {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         let up = metrics.int_gauges(&catalogue::DEPENDENCY_UP);
         let passes = metrics.counters(&catalogue::RECONCILE_PASSES_TOTAL);
         for span in [Span::Whole, Span::Rest] {
@@ -92,22 +91,22 @@ impl ServiceMetrics {
     }
 
     /// Redis answered or did not. One that answers and does not let passes read the view is lost all the same: nobody compares it.
-    pub(super) fn redis_answered(&self, answered: bool) {
+    pub(crate) fn redis_answered(&self, answered: bool) {
         self.redis_up.set(i64::from(answered && self.view_was_read.load(Ordering::Relaxed)));
     }
 
     /// A pass read the view, or had to go without it.
-    pub(super) fn view_read(&self, was_read: bool) {
+    pub(crate) fn view_read(&self, was_read: bool) {
         self.view_was_read.store(was_read, Ordering::Relaxed);
     }
 
     /// Counts a pass that a dependency did not let be made.
-    pub(super) fn failed(&self, span: Span) {
+    pub(crate) fn failed(&self, span: Span) {
         self.passes.with_label_values(&[span.as_str(), FAILED]).inc();
     }
 
     /// Shows what a pass came to; the ledgers of at most `coupons_max` coupons by name.
-    pub(super) fn passed(&self, pass: &Pass, span: Span, seconds: f64, now: Timestamp, coupons_max: usize) {
+    pub(crate) fn passed(&self, pass: &Pass, span: Span, seconds: f64, now: Timestamp, coupons_max: usize) {
         for (id, count) in pass.findings.violations() {
             self.violations.with_label_values(&[id]).set(whole(count));
         }
@@ -155,7 +154,7 @@ fn whole(count: u64) -> i64 {
 }
 
 /// Seconds from a moment, in ms since the epoch, until now; none where it is still to come by this clock.
-pub(super) fn seconds_since(ms: i64, now: Timestamp) -> f64 {
+pub(crate) fn seconds_since(ms: i64, now: Timestamp) -> f64 {
     let age = u64::try_from(now.ms().saturating_sub(ms)).unwrap_or(0);
     std::time::Duration::from_millis(age).as_secs_f64()
 }

@@ -8,8 +8,8 @@ use coupon_domain::view_sync::ViewWatermark;
 use coupon_domain::{ClaimAnswer, ClaimId, CouponId, CouponState, Offset, Timestamp};
 use infrastructure_redis::{CouponHash, FoundAnswer, ViewMaintenance};
 
-use super::findings::Findings;
-use crate::exit::{Failure, failed};
+use crate::error::{AuditError, failed};
+use crate::findings::Findings;
 
 /// Most answers of a view that are looked for once more.
 const MISSED_MAX: usize = 1_000;
@@ -18,7 +18,7 @@ const MISSED_MAX: usize = 1_000;
 const LOOKED_UP: usize = 1_000;
 
 /// The view, as it was found.
-pub(crate) struct View {
+pub struct View {
     hashes: BTreeMap<CouponId, Hash>,
     answers: Answers,
 }
@@ -49,10 +49,10 @@ struct Seen {
 
 impl View {
     /// Reads the view: the hashes, then the answers, then the hashes again, so that a view that was lost meanwhile is not blamed for gaps.
-    pub(crate) async fn read(
-        maintenance: &ViewMaintenance,
-        findings: &mut Findings,
-    ) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub async fn read(maintenance: &ViewMaintenance, findings: &mut Findings) -> Result<Self, AuditError> {
         let before = maintenance.coupons().await.map_err(failed("reading Redis"))?;
         let (mut answers, hasher) = (HashMap::new(), RandomState::new());
         let mut unreadable = Vec::new();
@@ -89,7 +89,10 @@ impl View {
     }
 
     /// Reads the hashes alone: answers are looked up once the logs have given them.
-    pub(crate) async fn read_hashes(maintenance: &ViewMaintenance) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub async fn read_hashes(maintenance: &ViewMaintenance) -> Result<Self, AuditError> {
         let hashes = maintenance.coupons().await.map_err(failed("reading Redis"))?;
         let hashes = hashes.into_iter().map(|(coupon_id, said)| {
             let vouches_to = match said.watermark {
@@ -102,12 +105,12 @@ impl View {
     }
 
     /// Up to where the view of a coupon was true.
-    pub(super) fn vouches_to(&self, coupon_id: CouponId) -> Option<Offset> {
+    pub(crate) fn vouches_to(&self, coupon_id: CouponId) -> Option<Offset> {
         self.hashes.get(&coupon_id)?.vouches_to
     }
 
     /// The offsets at which hashes are to be compared.
-    pub(super) fn watermarks(&self) -> impl Iterator<Item = (Offset, CouponId)> {
+    pub(crate) fn watermarks(&self) -> impl Iterator<Item = (Offset, CouponId)> {
         self.hashes.iter().filter_map(|(coupon_id, hash)| match hash.said.watermark {
             Some(ViewWatermark::Reflects(next_src)) => Some((next_src, *coupon_id)),
             _ => None,
@@ -115,7 +118,7 @@ impl View {
     }
 
     /// Compares a hash with the coupon as it was at the hash's watermark.
-    pub(super) fn compare_hash(
+    pub(crate) fn compare_hash(
         &self,
         coupon_id: CouponId,
         state: Option<&CouponState>,
@@ -143,7 +146,7 @@ impl View {
     }
 
     /// Compares what the view says of a claim with the answer that the log gave, or keeps the answer to be looked up.
-    pub(super) fn compare_answer(&mut self, answer: &ClaimAnswer, findings: &mut Findings) {
+    pub(crate) fn compare_answer(&mut self, answer: &ClaimAnswer, findings: &mut Findings) {
         match &mut self.answers {
             Answers::LookedUp(given) => {
                 if self.hashes.contains_key(&answer.claim_id.coupon_id) {
@@ -175,11 +178,11 @@ impl View {
     }
 
     /// Looks up what was kept for it. Redis may be ahead of the logs by now: a later answer to the same claim says nothing here.
-    pub(super) async fn look_up(
+    pub(crate) async fn look_up(
         &mut self,
         maintenance: &ViewMaintenance,
         findings: &mut Findings,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), AuditError> {
         let Answers::LookedUp(given) = &mut self.answers else { return Ok(()) };
         let given = std::mem::take(given);
         for some in given.chunks(LOOKED_UP) {
@@ -202,7 +205,7 @@ impl View {
     }
 
     /// What is left once the whole line was compared: answers that no record of the line from `proven_from` on gave.
-    pub(super) fn compare_rest(&self, partition: i32, proven_from: Offset, findings: &mut Findings) {
+    pub(crate) fn compare_rest(&self, partition: i32, proven_from: Offset, findings: &mut Findings) {
         let Answers::Read { seen, .. } = &self.answers else { return };
         for seen in seen.values() {
             let coupon_id = seen.claim_id.coupon_id;
@@ -215,7 +218,7 @@ impl View {
     }
 
     /// Whether a coupon's view is whole, and where the system is at rest: whether it is there and current.
-    pub(super) fn compare_whole(
+    pub(crate) fn compare_whole(
         &self,
         state: &CouponState,
         decided: Offset,
@@ -245,11 +248,11 @@ impl View {
     }
 
     /// Looks once more for what was missing: a view that was lost while it was read may have been pushed again behind the reader's back.
-    pub(super) async fn confirm_missing(
+    pub(crate) async fn confirm_missing(
         &self,
         maintenance: &ViewMaintenance,
         findings: &mut Findings,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), AuditError> {
         for (coupon_id, hash) in self.hashes.iter().filter(|(_, hash)| hash.missing > 0) {
             let place = format!("Redis, the view of {coupon_id}");
             let before = maintenance.watermark(*coupon_id).await.map_err(failed("reading Redis"))?;
@@ -273,7 +276,7 @@ impl View {
     }
 
     /// The lowest watermark of the partition's views.
-    pub(super) fn lowest_watermark(&self, partition: i32) -> Option<Offset> {
+    pub(crate) fn lowest_watermark(&self, partition: i32) -> Option<Offset> {
         let of_partition =
             self.watermarks().filter(|(_, coupon_id)| coupon_id.partition().number() == partition);
         of_partition.map(|(next_src, _)| next_src).min()

@@ -11,14 +11,14 @@ use coupon_domain::{
 
 /// A fold that begins with nothing in the middle of a line, and knows which coupons it may speak of.
 #[derive(Clone, Debug)]
-pub(super) struct Newcomers {
+pub(crate) struct Newcomers {
     /// None where the log is whole: then everything is folded anyway.
     ledger: Option<Ledger>,
     known: HashSet<CouponId>,
 }
 
 impl Newcomers {
-    pub(super) fn new(partition: Partition, log_start: i64) -> Self {
+    pub(crate) fn new(partition: Partition, log_start: i64) -> Self {
         let next_src = Offset::new(log_start).ok().filter(|start| *start > Offset::ZERO);
         let ledger = next_src.and_then(|next_src| {
             let chain = Chain::genesis(partition);
@@ -29,12 +29,12 @@ impl Newcomers {
     }
 
     /// Folds the next record of the line.
-    pub(super) fn fold(&mut self, record: LogRecord) -> Option<Outcome> {
+    pub(crate) fn fold(&mut self, record: LogRecord) -> Option<Outcome> {
         self.ledger.as_mut()?.fold(record).ok()
     }
 
     /// What the fold says, if it may speak: of coupons whose publish was applied here, and for the first time.
-    pub(super) fn judge(&mut self, found: &Outcome, folded: Option<Outcome>) -> Option<Outcome> {
+    pub(crate) fn judge(&mut self, found: &Outcome, folded: Option<Outcome>) -> Option<Outcome> {
         let coupon_id = found.coupon_id()?;
         if let Subject::Command(command) = &found.subject
             && command.kind == CommandKind::Publish
@@ -47,7 +47,7 @@ impl Newcomers {
     }
 
     /// A coupon that the fold may speak of.
-    pub(super) fn coupon(&self, coupon_id: CouponId) -> Option<&CouponState> {
+    pub(crate) fn coupon(&self, coupon_id: CouponId) -> Option<&CouponState> {
         self.ledger.as_ref()?.coupon(coupon_id).filter(|_| self.known.contains(&coupon_id))
     }
 }

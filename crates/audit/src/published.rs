@@ -6,21 +6,21 @@ use coupon_domain::invariant::Invariant;
 use coupon_domain::wire::{PersistedWatermark, PublishedState, RecordError, decode_persisted, decode_state};
 use infrastructure_kafka::{Connection, LogCursor, Reader, Topic, TopicLayout};
 
-use super::findings::Findings;
-use crate::exit::{Failure, failed};
+use crate::error::{AuditError, failed};
+use crate::findings::Findings;
 
 /// The records of both topics that are left, by partition.
-pub(super) struct Published {
-    pub(super) states: BTreeMap<i32, Vec<PublishedState>>,
-    pub(super) watermarks: BTreeMap<i32, Vec<PersistedWatermark>>,
+pub(crate) struct Published {
+    pub(crate) states: BTreeMap<i32, Vec<PublishedState>>,
+    pub(crate) watermarks: BTreeMap<i32, Vec<PersistedWatermark>>,
 }
 
 impl Published {
-    pub(super) fn read(
+    pub(crate) fn read(
         connection: &Connection,
         layout: &TopicLayout,
         findings: &mut Findings,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AuditError> {
         Ok(Self {
             states: read(connection, layout, Topic::State, findings, decode_state)?,
             watermarks: read(connection, layout, Topic::Persisted, findings, decode_persisted)?,
@@ -34,7 +34,7 @@ fn read<T>(
     topic: Topic,
     findings: &mut Findings,
     decode: impl Fn(&[u8]) -> Result<T, RecordError>,
-) -> Result<BTreeMap<i32, Vec<T>>, Failure> {
+) -> Result<BTreeMap<i32, Vec<T>>, AuditError> {
     let name = layout.name(topic);
     let reader = Reader::new(connection, &name, "audit").map_err(failed(&name))?;
     let mut found = BTreeMap::new();

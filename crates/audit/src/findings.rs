@@ -6,10 +6,10 @@ use coupon_domain::invariant::Invariant;
 use serde_json::{Value, json};
 
 /// Most violations of a promise that are spelled out; all are counted.
-pub(super) const SPELLED_MAX: usize = 20;
+pub(crate) const SPELLED_MAX: usize = 20;
 
 /// What was found so far.
-pub(crate) struct Findings {
+pub struct Findings {
     /// Lag is a violation: the installation is said to be at rest.
     quiet: bool,
     promises: BTreeMap<&'static str, Promise>,
@@ -26,7 +26,9 @@ struct Promise {
 }
 
 impl Findings {
-    pub(crate) fn new(quiet: bool) -> Self {
+    /// Nothing yet; `quiet` where the installation is said to be at rest.
+    #[must_use]
+    pub fn new(quiet: bool) -> Self {
         let provable = Invariant::ALL.into_iter().filter(|invariant| invariant.provable_from_data());
         let promises = provable.map(|invariant| (invariant.id(), Promise::default())).collect();
         Self { quiet, promises, notes: Vec::new() }
@@ -37,7 +39,7 @@ impl Findings {
     }
 
     /// So many more of `what` were compared.
-    pub(super) fn checked(&mut self, invariant: Invariant, what: &'static str, count: u64) {
+    pub(crate) fn checked(&mut self, invariant: Invariant, what: &'static str, count: u64) {
         let checked = &mut self.promise(invariant).checked;
         match checked.iter_mut().find(|(known, _)| *known == what) {
             Some((_, counted)) => *counted += count,
@@ -46,7 +48,7 @@ impl Findings {
     }
 
     /// A promise is broken.
-    pub(super) fn broken(&mut self, invariant: Invariant, place: &str, finding: &str) {
+    pub(crate) fn broken(&mut self, invariant: Invariant, place: &str, finding: &str) {
         let promise = self.promise(invariant);
         promise.broken += 1;
         if promise.spelled.len() < SPELLED_MAX {
@@ -55,7 +57,7 @@ impl Findings {
     }
 
     /// Something is behind: no harm while the system works, a broken promise where it is said to be at rest.
-    pub(super) fn late(&mut self, invariant: Invariant, place: &str, finding: &str) {
+    pub(crate) fn late(&mut self, invariant: Invariant, place: &str, finding: &str) {
         if self.quiet {
             self.broken(invariant, place, finding);
         } else {
@@ -64,40 +66,45 @@ impl Findings {
     }
 
     /// Something worth knowing.
-    pub(super) fn note(&mut self, text: String) {
+    pub(crate) fn note(&mut self, text: String) {
         self.notes.push(text);
     }
 
-    pub(super) fn notes(&self) -> &[String] {
+    /// What is no violation, and worth knowing.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
     /// True where the installation is said to be at rest.
-    pub(super) fn quiet(&self) -> bool {
+    #[must_use]
+    pub fn quiet(&self) -> bool {
         self.quiet
     }
 
     /// How often each promise that data can prove was seen broken.
-    pub(crate) fn violations(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub fn violations(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.promises.iter().map(|(id, promise)| (*id, promise.broken))
     }
 
     /// What was spelled out of the violations.
-    pub(crate) fn spelled(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub fn spelled(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.promises
             .iter()
             .flat_map(|(id, promise)| promise.spelled.iter().map(|finding| (*id, finding.as_str())))
     }
 
     /// The promises that are broken, with how often; empty where all hold.
-    pub(crate) fn verdict(&self) -> String {
+    #[must_use]
+    pub fn verdict(&self) -> String {
         let broken = self.promises.iter().filter(|(_, promise)| promise.broken > 0);
         let counts: Vec<String> = broken.map(|(id, promise)| format!("{id} {}", promise.broken)).collect();
         counts.join(", ")
     }
 
     /// The promises for which nothing was there to compare.
-    pub(super) fn unproven(&self) -> String {
+    #[must_use]
+    pub fn unproven(&self) -> String {
         let unproven = self.promises.iter().filter(|(_, promise)| !promise.is_checked());
         // A coupon need not have been redeemed.
         let ids = unproven.map(|(id, _)| *id).filter(|id| *id != Invariant::OnceUsed.id());
@@ -105,7 +112,8 @@ impl Findings {
     }
 
     /// A line for each promise, in the order of the documentation.
-    pub(super) fn lines(&self) -> Vec<Value> {
+    #[must_use]
+    pub fn lines(&self) -> Vec<Value> {
         let known = Invariant::ALL
             .into_iter()
             .filter_map(|invariant| self.promises.get(invariant.id()).map(|promise| (invariant, promise)));

@@ -14,21 +14,21 @@ use infrastructure_postgres::progress::Progress;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::findings::Findings;
-use super::view::View;
-use crate::exit::{Failure, failed};
+use crate::error::{AuditError, failed};
+use crate::findings::Findings;
+use crate::view::View;
 
 /// Rows that are read at once.
 const PAGE: u32 = 10_000;
 
 /// The tables of one partition.
-pub(super) struct Tables<'a> {
+pub(crate) struct Tables<'a> {
     snapshot: &'a mut Snapshot,
     runtime: Handle,
     partition: Partition,
     keys: Option<&'a KeyRing>,
     /// How far they reflect the line; absent: they have never heard of it.
-    pub(super) progress: Option<Progress>,
+    pub(crate) progress: Option<Progress>,
     coupons: Vec<CouponState>,
     commands: BTreeMap<Offset, Result<StoredCommand, String>>,
     parked: BTreeMap<Offset, (Uuid, [u8; 16])>,
@@ -39,14 +39,14 @@ pub(super) struct Tables<'a> {
 
 impl<'a> Tables<'a> {
     /// Begins with the rows of this offset.
-    pub(super) fn open(
+    pub(crate) fn open(
         snapshot: &'a mut Snapshot,
         runtime: Handle,
         partition: Partition,
         progress: Option<Progress>,
         from: Offset,
         keys: Option<&'a KeyRing>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AuditError> {
         let coupons = runtime.block_on(snapshot.coupons(partition)).map_err(unreadable)?;
         let commands = runtime.block_on(snapshot.commands(partition)).map_err(unreadable)?;
         let commands = commands.into_iter().filter(|(src, _)| *src >= from).collect();
@@ -57,12 +57,12 @@ impl<'a> Tables<'a> {
     }
 
     /// The first claims offset that they do not reflect.
-    pub(super) fn next_src(&self) -> Offset {
+    pub(crate) fn next_src(&self) -> Offset {
         self.progress.as_ref().map_or(Offset::ZERO, |progress| progress.watermark.next_src)
     }
 
     /// Where every store has come: the tables, and what is there of the views of coupons that are not closed.
-    pub(super) fn everyone_at(&self, view: Option<&View>, now: Timestamp) -> Offset {
+    pub(crate) fn everyone_at(&self, view: Option<&View>, now: Timestamp) -> Offset {
         let live = self.coupons.iter().filter(|coupon| !coupon.is_closed_at(now));
         let views = view
             .into_iter()
@@ -74,7 +74,7 @@ impl<'a> Tables<'a> {
         format!("table {table}, partition {}, src_offset {src}", self.partition)
     }
 
-    fn peek(&mut self) -> Result<Option<Offset>, Failure> {
+    fn peek(&mut self) -> Result<Option<Offset>, AuditError> {
         if let (true, Some(from)) = (self.page.is_empty(), self.next_page) {
             let rows = self
                 .runtime
@@ -88,13 +88,13 @@ impl<'a> Tables<'a> {
     }
 
     /// Compares what an outcome had to write with what stands there. Outcomes come in the order of the line.
-    pub(super) fn compare(
+    pub(crate) fn compare(
         &mut self,
         outcome: &Outcome,
         claim: Option<&ClaimOutcome>,
         definition: Option<&Definition>,
         findings: &mut Findings,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), AuditError> {
         let src = outcome.src_offset;
         self.compare_unexpected(Some(src), findings)?;
         let wanted = claim.filter(|claim| infrastructure_postgres::batch::has_row(claim));
@@ -166,7 +166,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Compares what a command had to write.
-    pub(super) fn compare_command(
+    pub(crate) fn compare_command(
         &mut self,
         outcome: &Outcome,
         command: &CommandOutcome,
@@ -212,7 +212,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Compares what a record that cannot be read had to write.
-    pub(super) fn compare_parked(
+    pub(crate) fn compare_parked(
         &mut self,
         src: Offset,
         claim_id: Option<&ClaimId>,
@@ -228,11 +228,11 @@ impl<'a> Tables<'a> {
     }
 
     /// Rows below an offset (or all that are left) that no outcome made.
-    pub(super) fn compare_unexpected(
+    pub(crate) fn compare_unexpected(
         &mut self,
         below: Option<Offset>,
         findings: &mut Findings,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), AuditError> {
         while let Some(src) = self.peek()?
             && below.is_none_or(|below| src < below)
         {
@@ -255,7 +255,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Compares the coupons with those of the fold at the tables' own watermark.
-    pub(super) fn compare_coupons<'b>(
+    pub(crate) fn compare_coupons<'b>(
         &self,
         folded: impl Iterator<Item = &'b CouponState>,
         findings: &mut Findings,
@@ -292,7 +292,7 @@ impl<'a> Tables<'a> {
     }
 
     /// What must hold of the tables whatever the log says.
-    pub(super) fn compare_with_themselves(&mut self, findings: &mut Findings) -> Result<(), Failure> {
+    pub(crate) fn compare_with_themselves(&mut self, findings: &mut Findings) -> Result<(), AuditError> {
         let counts =
             self.runtime.block_on(self.snapshot.issued_counts(self.partition)).map_err(unreadable)?;
         for count in &counts {
@@ -375,6 +375,6 @@ fn report(place: &str, wrong: &[(&str, bool)], findings: &mut Findings) {
     }
 }
 
-fn unreadable(error: PostgresError) -> Failure {
+fn unreadable(error: PostgresError) -> AuditError {
     failed("reading PostgreSQL")(error)
 }

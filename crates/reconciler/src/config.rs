@@ -9,37 +9,37 @@ use service_runtime::{LogSection, OpsSection, Problem, Profile, RuntimeSections,
 /// Everything that can be set.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Config {
+pub struct Config {
     /// What the installation is for.
-    pub(crate) profile: Profile,
+    pub profile: Profile,
     /// Probes and metrics.
-    pub(crate) ops: OpsSection,
+    pub ops: OpsSection,
     /// Logs.
-    pub(crate) log: LogSection,
+    pub log: LogSection,
     /// Kafka.
-    pub(crate) kafka: KafkaSection,
+    pub kafka: KafkaSection,
     /// Redis.
-    pub(crate) redis: RedisSection,
+    pub redis: RedisSection,
     /// PostgreSQL.
-    pub(crate) postgres: PostgresSection,
+    pub postgres: PostgresSection,
     /// Auditing.
-    pub(crate) reconcile: ReconcileSection,
+    pub reconcile: ReconcileSection,
     /// What is shown.
-    pub(crate) metrics: MetricsSection,
+    pub metrics: MetricsSection,
 }
 
 /// The `reconcile` section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct ReconcileSection {
+pub struct ReconcileSection {
     /// How often lag is looked at, and least time between two passes of the audit, in seconds.
-    pub(crate) interval_s: u32,
+    pub interval_s: u32,
     /// Largest share of time that passes take, in percent: after a long one the next waits longer.
-    pub(crate) busy_percent_max: u32,
+    pub busy_percent_max: u32,
     /// How often a pass begins anew with the first record of the logs, in seconds; in between a pass goes on from the last one.
-    pub(crate) recount_s: u32,
+    pub recount_s: u32,
     /// A pass that takes longer, in seconds, fails `/livez`.
-    pub(crate) pass_s_max: u32,
+    pub pass_s_max: u32,
 }
 
 impl Default for ReconcileSection {
@@ -51,9 +51,9 @@ impl Default for ReconcileSection {
 /// The `metrics` section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct MetricsSection {
+pub struct MetricsSection {
     /// Most coupons with series of their own; the others count together as `_other`.
-    pub(crate) coupons_max: u32,
+    pub coupons_max: u32,
 }
 
 impl Default for MetricsSection {
