@@ -4,6 +4,9 @@
 -- Ids are kept in their compact form: coupon_id is the UUID of a coupon id, claim_mac and command_mac are the 128-bit
 -- macs at the end of a claim id and of a command id. A mac says which claim or command of its coupon it is, for the
 -- ledger as for the unique indexes here. The functions and views below spell ids as the API does.
+--
+-- Macs are random, so every key and index that holds one begins with the coupon: a drop's rows lie together, and those of
+-- a year ago are never touched for one of today. What is read by the place in the line has a key that begins with the partition.
 
 CREATE TABLE schema_compatibility (
     -- Raised by every migration.
@@ -68,6 +71,8 @@ CREATE TABLE coupons (
     round smallint NOT NULL CHECK (round BETWEEN 0 AND 31),
     quantity integer NOT NULL CHECK (quantity BETWEEN 1 AND 10000000),
     issued integer NOT NULL CHECK (issued >= 0),
+    -- Claims with a final answer: the last rank.
+    settled integer NOT NULL CHECK (settled >= 0),
     version integer NOT NULL CHECK (version >= 1),
     last_command_mac uuid NOT NULL,
     last_command_code command_code NOT NULL,
@@ -100,8 +105,8 @@ CREATE TABLE claims (
     PRIMARY KEY (src_partition, src_offset)
 );
 -- ONE-OUTCOME
-CREATE UNIQUE INDEX claims_one_final_outcome ON claims (claim_mac, coupon_id) WHERE final;
-CREATE INDEX claims_deferred ON claims (claim_mac, coupon_id) WHERE NOT final;
+CREATE UNIQUE INDEX claims_one_final_outcome ON claims (coupon_id, claim_mac) WHERE final;
+CREATE INDEX claims_deferred ON claims (coupon_id, claim_mac) WHERE NOT final;
 
 CREATE TABLE issued_coupons (
     claim_mac uuid NOT NULL,
@@ -118,7 +123,7 @@ CREATE TABLE issued_coupons (
     user_id text COLLATE "C" NOT NULL,
     code text COLLATE "C" NOT NULL,
     order_ref text,
-    PRIMARY KEY (claim_mac, coupon_id),
+    PRIMARY KEY (coupon_id, claim_mac),
     -- ONE-EACH
     CONSTRAINT issued_coupons_within_user_limit CHECK (user_nth <= per_user_limit),
     CONSTRAINT issued_coupons_user_slot UNIQUE (coupon_id, user_id, slot),
@@ -141,7 +146,7 @@ CREATE TABLE redemptions (
     order_ref text NOT NULL CHECK (octet_length(order_ref) BETWEEN 1 AND 128),
     redeemed_by text COLLATE "C" NOT NULL,
     -- ONCE-USED
-    CONSTRAINT redemptions_once PRIMARY KEY (claim_mac, coupon_id)
+    CONSTRAINT redemptions_once PRIMARY KEY (coupon_id, claim_mac)
 );
 
 -- When and why redeeming was closed: PostgreSQL was put back in time or moved, so that redemptions may be lost. At most
@@ -166,7 +171,7 @@ CREATE TABLE parked_claims (
     claim_mac uuid NOT NULL,
     PRIMARY KEY (src_partition, src_offset)
 );
-CREATE INDEX parked_claims_claim ON parked_claims (claim_mac, coupon_id);
+CREATE INDEX parked_claims_claim ON parked_claims (coupon_id, claim_mac);
 
 CREATE TABLE commands (
     command_mac uuid NOT NULL,
@@ -178,9 +183,9 @@ CREATE TABLE commands (
     refusal text,
     version integer NOT NULL,
     appended_at timestamptz NOT NULL,
-    PRIMARY KEY (command_mac, coupon_id)
+    PRIMARY KEY (src_partition, src_offset),
+    CONSTRAINT commands_one_answer UNIQUE (coupon_id, command_mac)
 );
-CREATE INDEX commands_coupon ON commands (coupon_id);
 
 -- Who changed what, when and why: one row per command outcome.
 CREATE TABLE audit_events (

@@ -481,7 +481,9 @@ impl<'a> Line<'a> {
             }
         }
         if self.tables.next_src() == at {
-            self.tables.compare_coupons(ledger.coupons(), findings);
+            let settled = |state: &coupon_domain::CouponState| ledger.settled_count(state.coupon_id);
+            let folded = ledger.coupons().map(|state| (state, settled(state)));
+            self.tables.compare_coupons(folded, findings);
             if let Some(progress) = &self.tables.progress
                 && progress.watermark.chain != chain
             {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_domain::invariant::Invariant;
-use coupon_domain::ledger::DefaultHasher;
 use coupon_domain::{CouponId, KeyRing, Ledger, Offset, Partition};
 use infrastructure_kafka::dead_letter::queue::{self, Payloads, Queue};
 use infrastructure_kafka::{Connection, LogBounds, LogCursor, Reader, Topic, TopicLayout};
 use infrastructure_postgres::PostgresSection;
 use infrastructure_postgres::audit::Snapshot;
+use infrastructure_postgres::checkpoint::LoadError;
 use infrastructure_redis::ViewMaintenance;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -129,6 +129,11 @@ fn audit_lines(
         let finding = format!("{strays} rows belong to partitions that the claims topic does not have");
         findings.broken(Invariant::Agree, "PostgreSQL", &finding);
     }
+    let orphans = runtime.block_on(snapshot.orphans()).map_err(failed("reading PostgreSQL"))?;
+    if orphans > 0 {
+        let finding = format!("claims or issued coupons belong to {orphans} coupons that are not there");
+        findings.broken(Invariant::Agree, "PostgreSQL", &finding);
+    }
     let (mut progress, mut cut) = (Vec::new(), Cut::default());
     let (mut ledger, mut of_coupon) = (ClaimLedger::default(), BTreeMap::<_, ClaimLedger>::new());
     let now = service_runtime::Clock::system().now();
@@ -203,16 +208,15 @@ fn choose_ledger(
     if claims.start == 0 {
         return Ok(Some(line::empty_ledger(partition)));
     }
-    let stored = runtime.block_on(snapshot.ledger(partition)).map_err(failed("reading PostgreSQL"))?;
-    let Some(stored) = stored.filter(|stored| stored.checkpoint.next_src.number() >= claims.start) else {
-        return Ok(None);
-    };
-    match Ledger::restore(stored.checkpoint, DefaultHasher::default()) {
-        Ok(ledger) => Ok(Some(ledger)),
-        Err(error) => {
+    match runtime.block_on(snapshot.ledger(partition)) {
+        Ok(stored) => Ok(stored
+            .map(|stored| stored.ledger)
+            .filter(|ledger| ledger.next_src().number() >= claims.start)),
+        Err(LoadError::Checkpoint(error)) => {
             findings.broken(Invariant::Agree, "PostgreSQL", &error.to_string());
             Ok(None)
         }
+        Err(LoadError::Postgres(error)) => Err(failed("reading PostgreSQL")(error)),
     }
 }
 

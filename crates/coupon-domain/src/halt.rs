@@ -52,6 +52,13 @@ impl HaltReason {
         }
     }
 
+    /// True where it is looked at again by itself: outcomes that are missing may be published again, and a store that was put back may know what
+    /// the log has lost.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::OffsetGap | Self::UndecidedDeleted)
+    }
+
     /// What lifts the halt: a command or a release, for the log line and the readiness reason.
     #[must_use]
     pub fn remedy(self) -> &'static str {
@@ -64,7 +71,8 @@ impl HaltReason {
                  `couponctl topics check` shows both"
             }
             Self::UndecidedDeleted => {
-                "the claims are gone: name the loss with `couponctl audit`, then close and republish the coupons of this partition"
+                "put PostgreSQL back where it knew them, and the line goes on by itself; else the claims are gone: name the loss with \
+                 `couponctl audit`, then close and republish the coupons of this partition"
             }
             Self::OffsetGap => {
                 "restart stock-consumer: it publishes the missing outcomes again while their claims are retained"

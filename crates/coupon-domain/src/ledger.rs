@@ -6,13 +6,14 @@
 
 mod checkpoint;
 mod command;
+mod restoring;
 mod settled;
 
 use std::hash::BuildHasher;
 
 use hashbrown::HashMap;
 
-pub use checkpoint::{AnsweredCommand, Checkpoint, CheckpointError, CouponCheckpoint, FinalClaim};
+pub use checkpoint::{AnsweredCommand, Checkpoint, CheckpointError, CouponCheckpoint, FinalClaim, Restoring};
 pub use settled::SettledClaim;
 
 use crate::chain::Chain;

@@ -14,7 +14,7 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::checkpoint::{self, StoredLedger};
+use crate::checkpoint::{self, LoadError, StoredLedger};
 use crate::config::PostgresSection;
 use crate::connection::{Connection, PostgresError};
 use crate::coupons;
@@ -105,8 +105,8 @@ pub struct IssuedCount {
 pub struct Strays {
     /// Issued coupons without a granted claim.
     pub without_claim: i64,
-    /// Issued coupons without a coupon.
-    pub without_coupon: i64,
+    /// Issued coupons that stand in another partition than their coupon.
+    pub elsewhere: i64,
     /// Audit events without a command.
     pub events: i64,
     /// Redemptions of issued coupons: these belong to each other.
@@ -136,8 +136,8 @@ impl Snapshot {
     /// The partition's progress and its ledger, as a stock-consumer would start from them.
     ///
     /// # Errors
-    /// [`PostgresError`].
-    pub async fn ledger(&mut self, partition: Partition) -> Result<Option<StoredLedger>, PostgresError> {
+    /// [`LoadError`].
+    pub async fn ledger(&mut self, partition: Partition) -> Result<Option<StoredLedger>, LoadError> {
         checkpoint::load_in_snapshot(&mut self.connection.inner, partition).await
     }
 
@@ -152,12 +152,12 @@ impl Snapshot {
         crate::progress::load(&mut self.connection, partition).await
     }
 
-    /// The partition's coupons.
+    /// The partition's coupons, each with the number of its claims that have a final answer.
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn coupons(&mut self, partition: Partition) -> Result<Vec<CouponState>, PostgresError> {
-        coupons::in_partition(&mut self.connection, partition).await
+    pub async fn coupons(&mut self, partition: Partition) -> Result<Vec<(CouponState, u32)>, PostgresError> {
+        coupons::with_settled(&mut self.connection.inner, partition).await
     }
 
     /// At most `most` rows of `claims` from an offset on, in the order of the line.
@@ -265,11 +265,28 @@ impl Snapshot {
             .await?;
         Ok(Strays {
             without_claim: row.without_claim,
-            without_coupon: row.without_coupon,
+            elsewhere: row.elsewhere,
             events: row.events,
             redemptions: row.redemptions,
             misused: row.misused,
         })
+    }
+
+    /// Coupons that claims or issued coupons belong to, and that are not there.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn orphans(&mut self) -> Result<i64, PostgresError> {
+        #[derive(diesel::QueryableByName)]
+        struct Counted {
+            #[diesel(sql_type = BigInt)]
+            coupons: i64,
+        }
+
+        let counted: Counted = diesel::sql_query(include_str!("sql/audited_orphans.sql"))
+            .get_result(&mut self.connection.inner)
+            .await?;
+        Ok(counted.coupons)
     }
 
     /// Rows of partitions beyond these: there is no line that could have made them.
@@ -460,7 +477,7 @@ struct StrayRow {
     #[diesel(sql_type = BigInt)]
     without_claim: i64,
     #[diesel(sql_type = BigInt)]
-    without_coupon: i64,
+    elsewhere: i64,
     #[diesel(sql_type = BigInt)]
     events: i64,
     #[diesel(sql_type = BigInt)]

@@ -59,8 +59,16 @@ pub struct IssuedCoupon {
 pub struct OutcomeRows {
     claims: ClaimColumns,
     issued: IssuedColumns,
-    counters: Vec<(CouponId, i32, i64)>,
+    counters: Vec<Counter>,
     parked: ParkedColumns,
+}
+
+/// What a batch adds to a coupon.
+struct Counter {
+    coupon_id: CouponId,
+    granted: i32,
+    settled: i32,
+    last_grant: Option<i64>,
 }
 
 #[derive(Default)]
@@ -149,6 +157,9 @@ impl OutcomeRows {
         columns.granted_round.push(granted.map(|granted| i16::from(granted.round.number())));
         columns.granted_slot.push(granted.map(|granted| slot_to_column(granted.slot)));
         columns.appended_at.push(to_time(appended_at));
+        if claim.is_final {
+            self.counter(claim.claim_id.coupon_id).settled += 1;
+        }
     }
 
     /// Adds the issued coupon of a granted claim, and counts it.
@@ -172,14 +183,20 @@ impl OutcomeRows {
         columns.code.push(issued.code);
         columns.issued_at.push(to_time(appended_at));
         columns.expires_at.push(issued.expires_at.map(to_time));
-        // A batch speaks of few coupons, and mostly of the same one again.
-        match self.counters.iter_mut().rev().find(|(counted, _, _)| *counted == coupon_id) {
-            Some((_, granted, last_grant)) => {
-                *granted += 1;
-                *last_grant = src_offset.number();
-            }
-            None => self.counters.push((coupon_id, 1, src_offset.number())),
+        let counter = self.counter(coupon_id);
+        counter.granted += 1;
+        counter.last_grant = Some(src_offset.number());
+    }
+
+    /// A batch speaks of few coupons, and mostly of the same one again.
+    fn counter(&mut self, coupon_id: CouponId) -> &mut Counter {
+        let known = self.counters.iter().rposition(|counter| counter.coupon_id == coupon_id);
+        let index = known.unwrap_or(self.counters.len());
+        if known.is_none() {
+            self.counters.push(Counter { coupon_id, granted: 0, settled: 0, last_grant: None });
         }
+        #[expect(clippy::indexing_slicing, reason = "it was found there, or pushed there")]
+        &mut self.counters[index]
     }
 }
 
@@ -226,7 +243,8 @@ struct WriteOutcomes<'a> {
     issued_expires_at: &'a [Option<OffsetDateTime>],
     counted_coupon_id: Vec<Uuid>,
     counted_granted: Vec<i32>,
-    counted_last_grant: Vec<i64>,
+    counted_settled: Vec<i32>,
+    counted_last_grant: Vec<Option<i64>>,
     parked_src_offset: &'a [i64],
     parked_coupon_id: &'a [Uuid],
     parked_claim_mac: &'a [Uuid],
@@ -271,7 +289,8 @@ statement!(WriteOutcomes, "sql/write_outcomes.sql", (
     issued_expires_at: Array<Nullable<Timestamptz>>,
     counted_coupon_id: Array<UuidType>,
     counted_granted: Array<Integer>,
-    counted_last_grant: Array<BigInt>,
+    counted_settled: Array<Integer>,
+    counted_last_grant: Array<Nullable<BigInt>>,
     parked_src_offset: Array<BigInt>,
     parked_coupon_id: Array<UuidType>,
     parked_claim_mac: Array<UuidType>,
@@ -324,9 +343,10 @@ pub async fn write_outcomes(
         issued_code: &issued.code,
         issued_at: &issued.issued_at,
         issued_expires_at: &issued.expires_at,
-        counted_coupon_id: rows.counters.iter().map(|(coupon_id, _, _)| coupon_id.unique()).collect(),
-        counted_granted: rows.counters.iter().map(|(_, granted, _)| *granted).collect(),
-        counted_last_grant: rows.counters.iter().map(|(_, _, offset)| *offset).collect(),
+        counted_coupon_id: rows.counters.iter().map(|counter| counter.coupon_id.unique()).collect(),
+        counted_granted: rows.counters.iter().map(|counter| counter.granted).collect(),
+        counted_settled: rows.counters.iter().map(|counter| counter.settled).collect(),
+        counted_last_grant: rows.counters.iter().map(|counter| counter.last_grant).collect(),
         parked_src_offset: &rows.parked.src_offset,
         parked_coupon_id: &rows.parked.coupon_id,
         parked_claim_mac: &rows.parked.claim_mac,

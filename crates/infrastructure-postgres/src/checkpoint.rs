@@ -1,11 +1,15 @@
-//! The checkpoint: a partition's ledger as PostgreSQL knows it, read in one snapshot.
+//! The checkpoint: a partition's ledger as PostgreSQL knows it, read in one snapshot, live coupon by live coupon.
 
 use std::collections::HashMap;
 
 use coupon_domain::code::Refusal;
-use coupon_domain::ledger::{AnsweredCommand, Checkpoint, CouponCheckpoint, FinalClaim};
-use coupon_domain::{ClaimCode, CommandCode, CommandId, CouponId, CouponState, CouponStatus, Partition};
+use coupon_domain::ledger::{AnsweredCommand, CheckpointError, DefaultHasher, FinalClaim, Restoring};
+use coupon_domain::{
+    ClaimCode, CommandCode, CommandId, CouponId, CouponState, CouponStatus, Ledger, OutcomeWatermark,
+    Partition,
+};
 use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::TryStreamExt;
@@ -22,18 +26,36 @@ use crate::schema::partition_progress;
 pub struct StoredLedger {
     /// How far it reflects the partition.
     pub progress: Progress,
-    /// Everything that was decided up to there.
-    pub checkpoint: Checkpoint,
+    /// Everything that was decided up to there, ready to be folded on.
+    pub ledger: Ledger,
 }
 
-/// Loads a partition's checkpoint, on the primary, in one snapshot. None: PostgreSQL has never heard of the partition.
+/// Why there is no ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// PostgreSQL did not tell.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// It did, and the parts make no ledger.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+impl From<DieselError> for LoadError {
+    fn from(error: DieselError) -> Self {
+        Self::Postgres(error.into())
+    }
+}
+
+/// Loads a partition's ledger, on the primary, in one snapshot: row by row, so that hardly more memory is used than the ledger
+/// takes. None: PostgreSQL has never heard of the partition.
 ///
 /// # Errors
-/// [`PostgresError`].
+/// [`LoadError`].
 pub async fn load(
     connection: &mut Connection,
     partition: Partition,
-) -> Result<Option<StoredLedger>, PostgresError> {
+) -> Result<Option<StoredLedger>, LoadError> {
     connection
         .inner
         .build_transaction()
@@ -46,7 +68,7 @@ pub async fn load(
 pub(crate) async fn load_in_snapshot(
     connection: &mut AsyncPgConnection,
     partition: Partition,
-) -> Result<Option<StoredLedger>, PostgresError> {
+) -> Result<Option<StoredLedger>, LoadError> {
     // Millions of claims take longer than a request may, and without them the line would wait for ever.
     diesel::sql_query("SET LOCAL statement_timeout = 0").execute(connection).await?;
     refuse_standby(connection).await?;
@@ -59,29 +81,25 @@ pub(crate) async fn load_in_snapshot(
     let Some(progress) = row.map(Progress::try_from).transpose()? else {
         return Ok(None);
     };
-    let states = coupons::of_partition(connection, partition).await?;
+    let coupons = coupons::with_settled(connection, partition).await?;
     let mut commands = load_commands(connection, partition).await?;
-    let mut claims = load_claims(connection, partition).await?;
-    let mut coupons = Vec::with_capacity(states.len());
-    for state in states {
-        let commands = commands.remove(&state.coupon_id).unwrap_or_default();
+    let OutcomeWatermark { next_src, chain, .. } = progress.watermark;
+    let mut restoring = Restoring::begin(partition, next_src, chain, DefaultHasher::default());
+    for (state, settled) in coupons {
+        let coupon_id = state.coupon_id;
+        let commands = commands.remove(&coupon_id).unwrap_or_default();
         every_version_has_its_command(&state, &commands)?;
-        let claims = match state.status {
-            CouponStatus::Retired => Vec::new(),
-            _ => claims.remove(&state.coupon_id).unwrap_or_default(),
-        };
-        coupons.push(CouponCheckpoint { state, commands, claims });
+        if state.status == CouponStatus::Retired {
+            restoring.coupon(state, commands, 0)?;
+        } else {
+            restoring.coupon(state, commands, settled)?;
+            load_claims(connection, coupon_id, &mut restoring).await?;
+        }
     }
     if let Some(coupon_id) = commands.keys().next() {
-        return Err(PostgresError::Torn(format!("commands of coupon {coupon_id}, and no coupon")));
+        return Err(PostgresError::Torn(format!("commands of coupon {coupon_id}, and no coupon")).into());
     }
-    let checkpoint = Checkpoint {
-        partition,
-        next_src: progress.watermark.next_src,
-        chain: progress.watermark.chain,
-        coupons,
-    };
-    Ok(Some(StoredLedger { progress, checkpoint }))
+    Ok(Some(StoredLedger { progress, ledger: restoring.finish()? }))
 }
 
 /// Each applied command raised the version by one: a row too few would let that command apply a second time.
@@ -156,8 +174,6 @@ async fn load_commands(
 #[derive(QueryableByName)]
 struct ClaimRow {
     #[diesel(sql_type = UuidType)]
-    coupon_id: Uuid,
-    #[diesel(sql_type = UuidType)]
     claim_mac: Uuid,
     #[diesel(sql_type = SmallInt)]
     round: i16,
@@ -186,8 +202,7 @@ struct ClaimRow {
 }
 
 impl ClaimRow {
-    fn read(self, partition: Partition) -> Result<FinalClaim, PostgresError> {
-        let coupon_id = CouponId::new(partition, self.coupon_id);
+    fn read(self, coupon_id: CouponId) -> Result<FinalClaim, PostgresError> {
         let torn =
             |what: &str| PostgresError::Torn(format!("the claim at offset {}: {what}", self.src_offset));
         let granted_claim_id = match (self.granted_round, self.granted_slot, self.granted_claim_mac) {
@@ -214,21 +229,18 @@ impl ClaimRow {
     }
 }
 
-/// The final claims of all live coupons, in the order of the line and so by rank. What lies before the first of these coupons was published
-/// is not looked at.
 async fn load_claims(
     connection: &mut AsyncPgConnection,
-    partition: Partition,
-) -> Result<HashMap<CouponId, Vec<FinalClaim>>, PostgresError> {
+    coupon_id: CouponId,
+    restoring: &mut Restoring,
+) -> Result<(), LoadError> {
     let rows = diesel::sql_query(include_str!("sql/final_claims.sql"))
-        .bind::<Integer, _>(partition.number())
+        .bind::<UuidType, _>(coupon_id.unique())
         .load_stream::<ClaimRow>(connection)
         .await?;
-    rows.map_err(PostgresError::from)
-        .try_fold(HashMap::new(), async |mut claims: HashMap<_, Vec<_>>, row| {
-            let claim = row.read(partition)?;
-            claims.entry(claim.claim_id.coupon_id).or_default().push(claim);
-            Ok(claims)
-        })
-        .await
+    let mut rows = std::pin::pin!(rows);
+    while let Some(row) = rows.try_next().await? {
+        restoring.claim(&row.read(coupon_id)?)?;
+    }
+    Ok(())
 }

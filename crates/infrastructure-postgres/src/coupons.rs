@@ -14,7 +14,7 @@ use crate::connection::{Connection, PooledConnection, PostgresError};
 use crate::rows::{from_time, number, offset};
 
 const COLUMNS: &str = "coupon_id, partition, name, initial_quantity, per_user_limit, opens_at, closes_at, expires_at, \
-    expires_after_days, rules, key_id, status::text AS status, round, quantity, issued, version, last_command_mac, \
+    expires_after_days, rules, key_id, status::text AS status, round, quantity, issued, settled, version, last_command_mac, \
     last_command_code::text AS last_command_code, last_grant_offset";
 
 #[derive(QueryableByName)]
@@ -49,6 +49,8 @@ pub(crate) struct CouponRow {
     quantity: i32,
     #[diesel(sql_type = Integer)]
     issued: i32,
+    #[diesel(sql_type = Integer)]
+    settled: i32,
     #[diesel(sql_type = Integer)]
     version: i32,
     #[diesel(sql_type = UuidType)]
@@ -111,14 +113,19 @@ fn status(name: &str) -> Option<CouponStatus> {
         .find(|status| status.as_str() == name)
 }
 
-pub(crate) async fn of_partition(
+/// All coupons of a partition, retired ones included, each with the number of its claims that have a final answer.
+pub(crate) async fn with_settled(
     connection: &mut AsyncPgConnection,
     partition: Partition,
-) -> Result<Vec<CouponState>, PostgresError> {
+) -> Result<Vec<(CouponState, u32)>, PostgresError> {
     let sql = format!("SELECT {COLUMNS} FROM coupons WHERE partition = $1");
     let rows: Vec<CouponRow> =
         diesel::sql_query(sql).bind::<Integer, _>(partition.number()).load(connection).await?;
-    rows.into_iter().map(CouponState::try_from).collect()
+    let read = |row: CouponRow| {
+        let settled = number("settled", row.settled)?;
+        Ok((CouponState::try_from(row)?, settled))
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// All coupons of a partition, retired ones included.
@@ -129,7 +136,8 @@ pub async fn in_partition(
     connection: &mut Connection,
     partition: Partition,
 ) -> Result<Vec<CouponState>, PostgresError> {
-    of_partition(&mut connection.inner, partition).await
+    let coupons = with_settled(&mut connection.inner, partition).await?;
+    Ok(coupons.into_iter().map(|(state, _)| state).collect())
 }
 
 /// Those of these coupons that are published, in no order.

@@ -172,6 +172,18 @@ impl Limit {
             }
         }
     }
+
+    /// A place, as soon as one is left; those who wait get one in their order.
+    pub async fn wait(&self) -> Place {
+        if let Some(place) = self.take() {
+            return place;
+        }
+        let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else {
+            unreachable!("the semaphore is never closed")
+        };
+        self.depth.inc();
+        Place { _permit: permit, depth: self.depth.clone() }
+    }
 }
 
 /// A place under a limit.
@@ -202,6 +214,18 @@ mod tests {
         assert!(text.contains(r#"coupon_limit_hits_total{limit="streams",service="test"} 1"#), "{text}");
         drop(first);
         assert!(limit.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_gets_the_next_place() {
+        let metrics = Metrics::new("test");
+        let limit = Limits::new(&metrics).limit("loads", 1);
+        let first = limit.wait().await;
+        let mut second = std::pin::pin!(limit.wait());
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        drop(first);
+        let _second = second.await;
+        assert!(limit.take().is_none());
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crate::task::Tasks;
 
 /// How long a worker waits before it looks again at what it waits for. Each look counts as a turn of its loop.
 const RETRY: Duration = Duration::from_secs(1);
-/// A gap in the log may be filled: so much later it is looked at again.
-const GAP_RETRY: Duration = Duration::from_secs(10);
+/// Where a halt may pass (a gap that is filled, a store that is put back) it is looked at again so much later.
+const HALT_RETRY: Duration = Duration::from_secs(10);
 /// How long a worker may take to finish its batch when its partition goes to somebody else. Later it only repeats what the other does.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -204,8 +204,8 @@ impl Worker {
         tracing::error!(runbook = "CouponPartitionHalted", %partition, %reason, remedy, "the partition stands still: {}", halt.detail);
         self.ready.unmet(format!("halted, {reason}: {}; {remedy}", halt.detail));
         job.halted(partition, reason);
-        if halt.reason == HaltReason::OffsetGap {
-            return self.wait_or_stop(GAP_RETRY);
+        if halt.reason.may_pass() {
+            return self.wait_or_stop(HALT_RETRY);
         }
         while !self.wait_or_stop(RETRY) {}
         true

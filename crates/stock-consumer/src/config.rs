@@ -42,6 +42,8 @@ pub struct DecideSection {
     pub refresh_interval_ms: u32,
     /// Most deferrals waiting for the view; beyond it the oldest are dropped (they are found in PostgreSQL).
     pub view_deferrals_max: u32,
+    /// Most partitions whose checkpoint is read from PostgreSQL at the same time; the others wait for their turn.
+    pub checkpoint_loads_max: u32,
     /// Most unreadable records in a row; one more halts the partition. So many may have been parked by then.
     pub unreadable_consecutive_max: u32,
     /// Largest share of unreadable records among a thousand, in percent; beyond it the partition halts. 100: no brake on the share.
@@ -57,6 +59,7 @@ impl Default for DecideSection {
             state_interval_ms: 200,
             refresh_interval_ms: 10_000,
             view_deferrals_max: 10_000,
+            checkpoint_loads_max: 2,
             unreadable_consecutive_max: 100,
             unreadable_percent_max: 50,
             metrics_coupons_max: 100,
@@ -80,6 +83,7 @@ impl ServiceConfig for Config {
             ("state_interval_ms", decide.state_interval_ms, 10, 10_000),
             ("refresh_interval_ms", decide.refresh_interval_ms, 500, 60_000),
             ("view_deferrals_max", decide.view_deferrals_max, 0, 1_000_000),
+            ("checkpoint_loads_max", decide.checkpoint_loads_max, 1, 100),
             ("unreadable_consecutive_max", decide.unreadable_consecutive_max, 1, 100_000_000),
             ("unreadable_percent_max", decide.unreadable_percent_max, 1, 100),
             ("metrics_coupons_max", decide.metrics_coupons_max, 0, 1_000),

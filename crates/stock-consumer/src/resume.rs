@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use coupon_domain::accept::LogBounds;
-use coupon_domain::ledger::{Checkpoint, DefaultHasher};
 use coupon_domain::resume::{self, Base, Handshake, LastOutcome, RecordIdentity, Replay, Said, Stop, Stored};
 use coupon_domain::wire::{RecordError, decode_outcome};
 use coupon_domain::{HaltReason, Ledger, Offset, OutcomeWatermark};
 use infrastructure_kafka::Reader;
-use infrastructure_postgres::{Connection, PostgresError, checkpoint};
+use infrastructure_postgres::checkpoint::{self, LoadError};
+use infrastructure_postgres::{Connection, PostgresError};
 
 use service_runtime::partition::{Halt, Interrupted};
 
@@ -36,7 +36,7 @@ pub(crate) fn resume(desk: Desk<'_>) -> Result<Resumed, Interrupted> {
     let claims_bounds = bounds(&claims, desk)?;
     desk.worker.turn();
 
-    let (stored, checkpoint) = load_checkpoint(desk)?;
+    let (stored, mut loaded) = load_checkpoint(desk)?;
     // After the store: what somebody still says meanwhile may be stored already, and an end from before would look like a log cut short.
     let outcomes_bounds = bounds(&outcomes, desk)?;
     let base = resume::choose_base(stored, claims_bounds, outcomes_bounds)
@@ -49,12 +49,12 @@ pub(crate) fn resume(desk: Desk<'_>) -> Result<Resumed, Interrupted> {
         resume::plan_replay(partition, &base, last, claims_bounds)
             .map_err(|stop| stopped(stop, "comparing the store with the logs"))
     };
-    let restore = |checkpoint: Option<Checkpoint>| match checkpoint {
-        Some(checkpoint) if matches!(base, Base::Checkpoint { .. }) => {
-            Ledger::restore(checkpoint, DefaultHasher::default())
-                .map_err(|error| Interrupted::from(Halt::new(error.reason, error.to_string())))
-        }
-        _ => Ok(Ledger::new(partition)),
+    let mut begin = || match base {
+        Base::Checkpoint { watermark, .. } => match loaded.take() {
+            Some(ledger) => Ok(ledger),
+            None => load_again(desk, watermark.next_src),
+        },
+        Base::Empty => Ok(Ledger::new(partition)),
     };
     let plan = plan_to(said.last_word())?;
     if let Some(beyond) = said.beyond_a_gap() {
@@ -62,9 +62,9 @@ pub(crate) fn resume(desk: Desk<'_>) -> Result<Resumed, Interrupted> {
             "retention took outcomes that PostgreSQL has not read; all from there on are published again");
         // What was said there must come out again: else halt before a word of it is repeated.
         let claims = Reader::new(&shared.connection, &shared.claims_topic, "claims reader")?;
-        drop(replay(desk, claims, restore(checkpoint.clone())?, &plan_to(Some(beyond))?)?);
+        drop(replay(desk, claims, begin()?, &plan_to(Some(beyond))?)?);
     }
-    replay(desk, claims, restore(checkpoint)?, &plan)
+    replay(desk, claims, begin()?, &plan)
 }
 
 fn bounds(reader: &Reader, desk: Desk<'_>) -> Result<LogBounds, Interrupted> {
@@ -80,29 +80,48 @@ fn stopped(stop: Stop, doing: &str) -> Interrupted {
     }
 }
 
-/// Asks PostgreSQL, turning the loop meanwhile: a large checkpoint takes a while.
-fn load_checkpoint(desk: Desk<'_>) -> Result<(Stored, Option<Checkpoint>), Interrupted> {
+/// Asks PostgreSQL, turning the loop meanwhile: a large checkpoint takes a while. Of all partitions that a process is given at once only
+/// `decide.checkpoint_loads_max` are loaded at the same time.
+fn load_checkpoint(desk: Desk<'_>) -> Result<(Stored, Option<Ledger>), Interrupted> {
     let section = desk.shared.context.config.postgres.clone();
     let partition = desk.partition();
     let loading = async {
         let mut connection = Connection::open(&section).await?;
-        checkpoint::load(&mut connection, partition).await
+        match checkpoint::load(&mut connection, partition).await {
+            Ok(stored) => Ok(Ok(stored)),
+            Err(LoadError::Checkpoint(error)) => Ok(Err(error)),
+            Err(LoadError::Postgres(error)) => Err(error),
+        }
     };
-    let measured = desk.shared.metrics.postgres.measure(LOAD_CHECKPOINT, loading);
-    let loaded = desk.worker.block_on(&desk.shared.runtime, measured)?;
+    let in_turn = async {
+        let _place = desk.shared.checkpoint_loads.wait().await;
+        desk.shared.metrics.postgres.measure(LOAD_CHECKPOINT, loading).await
+    };
+    let loaded = desk.worker.block_on(&desk.shared.runtime, in_turn)?;
     match loaded {
-        Ok(None) => Ok((Stored::Nothing, None)),
-        Ok(Some(stored)) => {
+        Ok(Ok(None)) => Ok((Stored::Nothing, None)),
+        Ok(Ok(Some(stored))) => {
             let progress = Stored::Progress {
                 watermark: stored.progress.watermark,
                 last_record: stored.progress.last_record,
             };
-            Ok((progress, Some(stored.checkpoint)))
+            Ok((progress, Some(stored.ledger)))
         }
+        Ok(Err(error)) => Err(Halt::new(error.reason, error.to_string()).into()),
         Err(PostgresError::Torn(problem)) => Err(Halt::new(HaltReason::Constraint, problem).into()),
         Err(error) => {
             tracing::warn!(%partition, "going on without a checkpoint: {error}");
             Ok((Stored::Unreachable, None))
+        }
+    }
+}
+
+/// The ledger once more, where the first one was used up. It may have moved on meanwhile: then the partition starts over.
+fn load_again(desk: Desk<'_>, next_src: Offset) -> Result<Ledger, Interrupted> {
+    match load_checkpoint(desk)? {
+        (Stored::Progress { watermark, .. }, Some(ledger)) if watermark.next_src == next_src => Ok(ledger),
+        _ => {
+            Err(Interrupted::Restart("PostgreSQL has moved on while its checkpoint was compared".to_owned()))
         }
     }
 }

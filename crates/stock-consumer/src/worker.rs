@@ -6,9 +6,9 @@ use std::sync::Arc;
 use coupon_domain::{HaltReason, Partition};
 use infrastructure_kafka::{Connection, DeadLetterWriter, Producer};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
-use service_runtime::Context;
 use service_runtime::limit::QueueByPartition;
 use service_runtime::partition::{Interrupted, PartitionJob, Worker};
+use service_runtime::{Context, Limit};
 
 use crate::config::Config;
 use crate::decide::Line;
@@ -27,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) view_writer: ViewWriter,
     pub(crate) view_maintenance: ViewMaintenance,
     pub(crate) view_deferrals: QueueByPartition,
+    pub(crate) checkpoint_loads: Limit,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) metrics: ServiceMetrics,
 }

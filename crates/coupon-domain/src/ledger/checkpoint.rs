@@ -1,5 +1,8 @@
 //! The checkpoint: everything a ledger knows, as PostgreSQL keeps it. A ledger restored from one folds on as if it had
 //! never stopped.
+//!
+//! It is put together as its parts arrive ([`Restoring`]): beside the ledger that grows nothing is held of a coupon but what
+//! can be checked only once all of it is there.
 
 use std::hash::BuildHasher;
 
@@ -12,8 +15,8 @@ use crate::command_id::CommandId;
 use crate::coupon::{CouponState, CouponStatus, RULES_NEWEST};
 use crate::coupon_id::CouponId;
 use crate::halt::HaltReason;
-use crate::ledger::settled::{SettledClaim, SettledClaims};
-use crate::ledger::{CommandAnswer, CouponEntry, Ledger, Moment};
+use crate::ledger::restoring::RestoringClaims;
+use crate::ledger::{CommandAnswer, CouponEntry, DefaultHasher, Ledger};
 use crate::position::{Offset, Partition};
 use crate::timestamp::Timestamp;
 use crate::user_id::UserId;
@@ -38,7 +41,7 @@ pub struct CouponCheckpoint {
     pub state: CouponState,
     /// The answers to its commands, in any order.
     pub commands: Vec<AnsweredCommand>,
-    /// Its claims with a final outcome by rank, from 1 without a gap; none once it is retired.
+    /// Its claims with a final outcome, in any order, their ranks from 1 without a gap; none once it is retired.
     pub claims: Vec<FinalClaim>,
 }
 
@@ -95,40 +98,18 @@ impl<S: BuildHasher + Clone> Ledger<S> {
     /// The ledger that folds on where the checkpoint was taken.
     ///
     /// # Errors
-    /// [`CheckpointError`]: ranks, issue numbers or counts do not fit each other, or rules are unknown. Starting from it would decide wrongly.
+    /// As [`Restoring::coupon`], [`Restoring::claim`] and [`Restoring::finish`].
     pub fn restore(checkpoint: Checkpoint, hasher: S) -> Result<Self, CheckpointError> {
         let Checkpoint { partition, next_src, chain, coupons } = checkpoint;
-        let mut ledger = Self {
-            partition,
-            next_src,
-            chain,
-            coupons: HashMap::with_capacity_and_hasher(coupons.len(), hasher.clone()),
-            hasher: hasher.clone(),
-        };
+        let mut restoring = Restoring::begin(partition, next_src, chain, hasher);
         for coupon in coupons {
-            let coupon_id = coupon.state.coupon_id;
-            let torn = |problem: String| CheckpointError {
-                partition,
-                reason: HaltReason::Constraint,
-                problem: format!("coupon {coupon_id}: {problem}"),
-            };
-            let rules = coupon.state.definition.rules();
-            if rules > RULES_NEWEST {
-                let reason = HaltReason::NewerVersion;
-                return Err(CheckpointError {
-                    reason,
-                    ..torn(format!("rules {rules} are newer than this release"))
-                });
-            }
-            if coupon_id.partition() != partition {
-                return Err(torn("belongs to another partition".to_owned()));
-            }
-            let entry = restore_coupon(coupon, &hasher).map_err(torn)?;
-            if ledger.coupons.insert(coupon_id, entry).is_some() {
-                return Err(torn("stands in it twice".to_owned()));
+            let settled = u32::try_from(coupon.claims.len()).unwrap_or(u32::MAX);
+            restoring.coupon(coupon.state, coupon.commands, settled)?;
+            for claim in &coupon.claims {
+                restoring.claim(claim)?;
             }
         }
-        Ok(ledger)
+        restoring.finish()
     }
 
     /// Everything this ledger knows.
@@ -140,78 +121,105 @@ impl<S: BuildHasher + Clone> Ledger<S> {
     }
 }
 
-fn restore_coupon<S: BuildHasher + Clone>(
-    coupon: CouponCheckpoint,
-    hasher: &S,
-) -> Result<CouponEntry<S>, String> {
-    let coupon_id = coupon.state.coupon_id;
-    let mut claims = SettledClaims::with_hasher(hasher.clone());
-    for claim in &coupon.claims {
-        restore_claim(&mut claims, coupon_id, claim)?;
-    }
-    let retired = coupon.state.status == CouponStatus::Retired;
-    if !retired && claims.granted_count() != coupon.state.issued {
-        return Err(format!("{} grants, but issued says {}", claims.granted_count(), coupon.state.issued));
-    }
-    let mut commands = HashMap::with_capacity_and_hasher(coupon.commands.len(), hasher.clone());
-    for command in coupon.commands {
-        let answer = CommandAnswer {
-            code: command.code,
-            refusal: command.refusal,
-            decided_offset: command.decided_offset,
-        };
-        commands.insert(command.command_id, answer);
-    }
-    if !commands.contains_key(&coupon.state.last_command.command_id) {
-        return Err("the last command has no answer".to_owned());
-    }
-    Ok(CouponEntry { state: coupon.state, commands, claims })
+/// A ledger that is being put together from a checkpoint's parts: coupon by coupon, and behind each coupon its claims.
+pub struct Restoring<S = DefaultHasher> {
+    ledger: Ledger<S>,
+    coupon: Option<RestoringCoupon<S>>,
 }
 
-fn restore_claim<S: BuildHasher + Clone>(
-    claims: &mut SettledClaims<S>,
-    coupon_id: CouponId,
-    claim: &FinalClaim,
-) -> Result<(), String> {
-    let problem = |what: &str| Err(format!("claim {}: {what}", claim.claim_id));
-    if claim.claim_id.coupon_id != coupon_id {
-        return problem("belongs to another coupon");
+struct RestoringCoupon<S> {
+    state: CouponState,
+    commands: HashMap<CommandId, CommandAnswer, S>,
+    claims: RestoringClaims<S>,
+}
+
+impl<S: BuildHasher + Clone> Restoring<S> {
+    /// A ledger that will fold `next_src` next, its last outcome's chain being `chain`.
+    #[must_use]
+    pub fn begin(partition: Partition, next_src: Offset, chain: Chain, hasher: S) -> Self {
+        let coupons = HashMap::with_hasher(hasher.clone());
+        Self { ledger: Ledger { partition, next_src, chain, coupons, hasher }, coupon: None }
     }
-    if claim.rank != claims.count().saturating_add(1) {
-        return problem("its rank leaves a gap");
-    }
-    if claims.find(&claim.claim_id).is_some() {
-        return problem("has two final outcomes");
-    }
-    let user_id = claim.user_id.as_ref();
-    let reference = match (claim.code, claim.issue_no, claim.granted_claim_id) {
-        (ClaimCode::Granted, Some(issue_no), None) => {
-            let Some(user_id) = user_id else {
-                return problem("is granted to nobody");
-            };
-            if issue_no != claims.granted_count().saturating_add(1) {
-                return problem("its issue number leaves a gap");
-            }
-            if claim.user_nth != Some(claims.held_by(user_id).saturating_add(1)) {
-                return problem("its user_nth does not continue the user's grants");
-            }
-            Some(issue_no)
+
+    /// The coupon whose claims come now: its state, the answers to its commands in any order, and how many claims with a final outcome it has
+    /// (0 once it is retired).
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: the coupon does not belong here, its rules are unknown, or the one before it is not whole.
+    pub fn coupon(
+        &mut self,
+        state: CouponState,
+        commands: impl IntoIterator<Item = AnsweredCommand>,
+        settled: u32,
+    ) -> Result<(), CheckpointError> {
+        self.end_coupon()?;
+        let coupon_id = state.coupon_id;
+        let torn = |problem: &str| Err(self.torn(coupon_id, problem.to_owned()));
+        let rules = state.definition.rules();
+        if rules > RULES_NEWEST {
+            let reason = HaltReason::NewerVersion;
+            let problem = format!("rules {rules} are newer than this release");
+            return Err(CheckpointError { reason, ..self.torn(coupon_id, problem) });
         }
-        (ClaimCode::AlreadyIssued, None, Some(winner)) => {
-            match claims.find(&winner).and_then(|(_, winner)| winner.issue_no()) {
-                Some(issue_no) => Some(issue_no),
-                None => return problem("names a winner that is none"),
-            }
+        if coupon_id.partition() != self.ledger.partition {
+            return torn("belongs to another partition");
         }
-        (ClaimCode::SoldOut | ClaimCode::Closed, None, None) => None,
-        _ => return problem("its columns do not fit its code"),
-    };
-    let moment = Moment { src_offset: claim.decided_offset, appended_at: claim.appended_at };
-    let settled =
-        SettledClaim::new(&claim.claim_id, claim.code, moment, reference, claim.user_nth.unwrap_or(0));
-    let granted_to = user_id.filter(|_| claim.code == ClaimCode::Granted);
-    claims.push(settled, granted_to);
-    Ok(())
+        if self.ledger.coupons.contains_key(&coupon_id) {
+            return torn("stands in it twice");
+        }
+        let hasher = self.ledger.hasher.clone();
+        let mut answers = HashMap::with_hasher(hasher.clone());
+        for AnsweredCommand { command_id, code, refusal, decided_offset } in commands {
+            answers.insert(command_id, CommandAnswer { code, refusal, decided_offset });
+        }
+        if !answers.contains_key(&state.last_command.command_id) {
+            return torn("the last command has no answer");
+        }
+        let granted = if state.status == CouponStatus::Retired { 0 } else { state.issued };
+        let claims = RestoringClaims::begin(settled, granted, hasher);
+        self.coupon = Some(RestoringCoupon { state, commands: answers, claims });
+        Ok(())
+    }
+
+    /// A claim of the coupon that was named last. They may come in any order.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: it does not fit the coupon, or the claims that were there before it.
+    pub fn claim(&mut self, claim: &FinalClaim) -> Result<(), CheckpointError> {
+        let coupon_id = claim.claim_id.coupon_id;
+        let taken = match &mut self.coupon {
+            Some(coupon) if coupon.state.coupon_id == coupon_id => coupon.claims.take(claim),
+            _ => Err("belongs to another coupon"),
+        };
+        taken.map_err(|problem| self.torn(coupon_id, format!("claim {}: {problem}", claim.claim_id)))
+    }
+
+    /// The ledger, once everything was named.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: the last coupon is not whole.
+    pub fn finish(mut self) -> Result<Ledger<S>, CheckpointError> {
+        self.end_coupon()?;
+        Ok(self.ledger)
+    }
+
+    fn end_coupon(&mut self) -> Result<(), CheckpointError> {
+        let Some(RestoringCoupon { state, commands, claims }) = self.coupon.take() else {
+            return Ok(());
+        };
+        let coupon_id = state.coupon_id;
+        let claims = claims.finish().map_err(|problem| self.torn(coupon_id, problem))?;
+        self.ledger.coupons.insert(coupon_id, CouponEntry { state, commands, claims });
+        Ok(())
+    }
+
+    fn torn(&self, coupon_id: CouponId, problem: String) -> CheckpointError {
+        CheckpointError {
+            partition: self.ledger.partition,
+            reason: HaltReason::Constraint,
+            problem: format!("coupon {coupon_id}: {problem}"),
+        }
+    }
 }
 
 fn checkpoint_coupon<S: BuildHasher + Clone>(entry: &CouponEntry<S>) -> CouponCheckpoint {

@@ -33,7 +33,22 @@ pub struct SettledClaim {
     pub code: ClaimCode,
 }
 
+/// Ranks begin at 1.
+const NO_RANK: u32 = 0;
+
 impl SettledClaim {
+    /// What stands in a place that waits for its claim: no claim is settled with this code.
+    const ABSENT: Self = Self {
+        mac: [0; 16],
+        slot: Slot::ONLY,
+        decided_offset: Offset::ZERO,
+        appended_at: Timestamp::EPOCH,
+        reference: 0,
+        nth: 0,
+        round: Round::FIRST,
+        code: ClaimCode::UnknownCoupon,
+    };
+
     pub(super) fn new(
         claim_id: &ClaimId,
         code: ClaimCode,
@@ -99,6 +114,91 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
         }
     }
 
+    /// Places for claims and grants that come in any order ([`SettledClaims::put`]): how many there are, and for how many there shall be room.
+    pub(super) fn with_places(settled: (usize, usize), granted: (usize, usize), hasher: S) -> Self {
+        let mut by_rank = Vec::with_capacity(settled.1);
+        by_rank.resize(settled.0, SettledClaim::ABSENT);
+        let mut grants = Vec::with_capacity(granted.1);
+        grants.resize(granted.0, NO_RANK);
+        Self {
+            by_rank,
+            ranks: HashTable::with_capacity(settled.1),
+            grants,
+            issued_to: HashMap::with_capacity_and_hasher(granted.0, hasher.clone()),
+            hasher,
+        }
+    }
+
+    /// Puts a claim where its rank says; a grant with its user. What is wrong with it, if anything is.
+    pub(super) fn put(
+        &mut self,
+        rank: u32,
+        claim: SettledClaim,
+        granted_to: Option<&UserId>,
+    ) -> Result<(), &'static str> {
+        let hash = self.hasher.hash_one(claim.mac);
+        if self.ranks.find(hash, |rank| self.at(*rank).is_some_and(|known| known.mac == claim.mac)).is_some()
+        {
+            return Err("has two final outcomes");
+        }
+        match place(rank).and_then(|index| self.by_rank.get_mut(index)) {
+            None => return Err("its rank is beyond the number of settled claims"),
+            Some(known) if *known != SettledClaim::ABSENT => return Err("its rank is another claim's, too"),
+            Some(free) => *free = claim,
+        }
+        if let Some(user_id) = granted_to {
+            match place(claim.reference).and_then(|index| self.grants.get_mut(index)) {
+                None => return Err("its issue number is beyond the number of grants"),
+                Some(known) if *known != NO_RANK => return Err("its issue number is another claim's, too"),
+                Some(free) => *free = rank,
+            }
+            self.issued_to.entry_ref(user_id).or_default().push(claim.reference);
+        }
+        let Self { by_rank, ranks, hasher, .. } = self;
+        ranks.insert_unique(hash, rank, |rank| hash_of(by_rank, hasher, *rank));
+        Ok(())
+    }
+
+    /// Brings the grants of each user into their order and says what does not fit: a number that nobody has, a number that does not follow the
+    /// ranks, a user's grants that are not counted from 1.
+    pub(super) fn check_grants(&mut self) -> Result<(), String> {
+        let mut before = NO_RANK;
+        for (issue_no, rank) in (1u32..).zip(&self.grants) {
+            if *rank <= before {
+                return Err(format!("issue number {issue_no} leaves a gap or is out of order"));
+            }
+            before = *rank;
+        }
+        let Self { by_rank, grants, issued_to, .. } = self;
+        for held in issued_to.values_mut() {
+            held.sort_unstable();
+            for (nth, issue_no) in (1u16..).zip(held.iter()) {
+                let rank = place(*issue_no).and_then(|index| grants.get(index));
+                let grant = rank.and_then(|rank| by_rank.get(place(*rank)?));
+                if grant.is_none_or(|grant| grant.nth != nth) {
+                    return Err(format!(
+                        "issue number {issue_no}: its user_nth does not continue the user's grants"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the claim of this rank name the grant with this mac as the winner.
+    pub(super) fn refer(&mut self, rank: u32, winner: [u8; 16]) -> Result<(), String> {
+        let hash = self.hasher.hash_one(winner);
+        let found = self.ranks.find(hash, |rank| self.at(*rank).is_some_and(|claim| claim.mac == winner));
+        let issue_no = found.filter(|found| **found < rank).and_then(|found| self.at(*found)?.issue_no());
+        match (issue_no, place(rank).and_then(|index| self.by_rank.get_mut(index))) {
+            (Some(issue_no), Some(claim)) => {
+                claim.reference = issue_no;
+                Ok(())
+            }
+            _ => Err(format!("the claim of rank {rank} names a winner that is none")),
+        }
+    }
+
     /// The last rank.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.by_rank.len()).unwrap_or(u32::MAX)
@@ -119,11 +219,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
             grants.push(rank);
             issued_to.entry_ref(user_id).or_default().push(claim.reference);
         }
-        let hash_of = |rank: &u32| {
-            let claim = usize::try_from(*rank - 1).ok().and_then(|index| by_rank.get(index));
-            hasher.hash_one(claim.map_or([0; 16], |claim| claim.mac))
-        };
-        ranks.insert_unique(hasher.hash_one(claim.mac), rank, hash_of);
+        ranks.insert_unique(hasher.hash_one(claim.mac), rank, |rank| hash_of(by_rank, hasher, *rank));
         rank
     }
 
@@ -149,11 +245,6 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
         u16::try_from(self.issued_to(user_id).len()).unwrap_or(u16::MAX)
     }
 
-    /// How many grants there are: the last issue number.
-    pub(super) fn granted_count(&self) -> u32 {
-        u32::try_from(self.grants.len()).unwrap_or(u32::MAX)
-    }
-
     /// The slot of the grant with this issue number.
     pub(super) fn slot_of(&self, issue_no: u32) -> Option<Slot> {
         self.grant(issue_no).map(|claim| claim.slot)
@@ -165,11 +256,19 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
     }
 
     fn grant(&self, issue_no: u32) -> Option<&SettledClaim> {
-        let index = usize::try_from(issue_no.checked_sub(1)?).ok()?;
-        self.at(*self.grants.get(index)?)
+        self.at(*self.grants.get(place(issue_no)?)?)
     }
 
     fn at(&self, rank: u32) -> Option<&SettledClaim> {
-        self.by_rank.get(usize::try_from(rank.checked_sub(1)?).ok()?)
+        self.by_rank.get(place(rank)?)
     }
+}
+
+/// Ranks and issue numbers begin at 1.
+fn place(number: u32) -> Option<usize> {
+    usize::try_from(number.checked_sub(1)?).ok()
+}
+
+fn hash_of<S: BuildHasher>(by_rank: &[SettledClaim], hasher: &S, rank: u32) -> u64 {
+    hasher.hash_one(place(rank).and_then(|index| by_rank.get(index)).map_or([0; 16], |claim| claim.mac))
 }

@@ -170,25 +170,45 @@ fn torn_checkpoints_are_refused() {
         Ledger::restore(checkpoint, DefaultHasher::default()).unwrap_err().problem
     };
     type Tear = fn(&mut CouponCheckpoint);
-    let cases: [(Tear, &str); 10] = [
-        (|coupon| drop(coupon.claims.remove(1)), "rank leaves a gap"),
+    let cases: [(Tear, &str); 13] = [
+        (|coupon| drop(coupon.claims.remove(1)), "rank is beyond the number of settled claims"),
         (
             |coupon| coupon.claims[1] = FinalClaim { rank: 2, ..coupon.claims[0].clone() },
             "two final outcomes",
         ),
-        (|coupon| coupon.claims[0].issue_no = Some(2), "issue number leaves a gap"),
+        (|coupon| coupon.claims[1].rank = 1, "rank is another claim's"),
+        (|coupon| coupon.claims[0].issue_no = Some(2), "issue number is another claim's"),
+        (
+            |coupon| {
+                (coupon.claims[0].issue_no, coupon.claims[1].issue_no) = (Some(2), Some(1));
+            },
+            "out of order",
+        ),
         (|coupon| coupon.claims[1].user_nth = Some(3), "user_nth"),
         (|coupon| coupon.claims[0].user_id = None, "granted to nobody"),
         (|coupon| coupon.claims[0].code = ClaimCode::SoldOut, "do not fit its code"),
         (|coupon| coupon.claims[3].granted_claim_id = Some(coupon.claims[2].claim_id), "winner that is none"),
         (|coupon| coupon.claims[3].code = ClaimCode::Paused, "do not fit its code"),
-        (|coupon| coupon.state.issued = 1, "issued says 1"),
+        (|coupon| coupon.state.issued = 1, "beyond the number of grants"),
+        (|coupon| coupon.state.issued = 3, "leaves a gap"),
         (|coupon| coupon.commands.clear(), "last command has no answer"),
     ];
     for (number, (change, expected)) in cases.into_iter().enumerate() {
         let problem = torn(change);
         assert!(problem.contains(expected), "case {number}: {problem}");
     }
+    let mut shuffled = whole.clone();
+    shuffled.coupons[0].claims.reverse();
+    let restored = Ledger::restore(shuffled, DefaultHasher::default()).unwrap().checkpoint();
+    assert_eq!(format!("{restored:?}"), format!("{whole:?}"), "claims may come in any order");
+    let mut restoring =
+        Restoring::begin(whole.partition, whole.next_src, whole.chain, DefaultHasher::default());
+    let coupon = whole.coupons[0].clone();
+    restoring.coupon(coupon.state, coupon.commands, 4).unwrap();
+    for claim in &coupon.claims[..3] {
+        restoring.claim(claim).unwrap();
+    }
+    assert!(restoring.finish().unwrap_err().problem.contains("4 claims are settled, but 3 are there"));
     let mut newer = whole.clone();
     let mut unchecked = UncheckedDefinition::from(newer.coupons[0].state.definition.as_ref().clone());
     unchecked.rules = crate::coupon::RULES_NEWEST + 1;

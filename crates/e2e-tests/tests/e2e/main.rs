@@ -29,6 +29,7 @@ mod planted_faults;
 mod poisoned_claim;
 mod postgres_back_in_time;
 mod postgres_stopped;
+mod postgres_wiped;
 mod prod_refusals;
 mod reconciler;
 mod redemptions;
@@ -75,6 +76,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("the_same_command_twice_has_one_effect", commands_repeated::scenario),
     ("without_postgres_claims_and_commands_go_on", postgres_stopped::scenario),
     ("postgres_put_back_in_time_catches_up", postgres_back_in_time::scenario),
+    ("postgres_wiped_and_put_back_lifts_the_halt", postgres_wiped::scenario),
     ("a_coupon_is_redeemed_once_by_its_owner_in_time", redemptions::scenario),
     ("redis_emptied_or_hung_costs_nothing_but_time", redis_lost::scenario),
     ("a_zombies_copies_change_nothing", zombie::scenario),

@@ -144,7 +144,7 @@ async fn reopening_lasts(world: &World, user: &User, claim_id: &str) -> Result<(
 }
 
 /// A copy of the database as it is, which takes a moment without anybody else in it. Its beat.
-async fn copy(world: &World, suffix: &str) -> Result<i64> {
+pub(crate) async fn copy(world: &World, suffix: &str) -> Result<i64> {
     let name = database(world)?;
     alone(world, &[format!("CREATE DATABASE {name}_{suffix} TEMPLATE {name}")]).await?;
     let copied = world.deployment.namespace.database_url.replace(&name, &format!("{name}_{suffix}"));
@@ -162,7 +162,7 @@ async fn wait_for_published(world: &World, copied: i64) -> Result<()> {
 }
 
 /// From now on the copy is the database.
-async fn put_back(world: &World, suffix: &str) -> Result<()> {
+pub(crate) async fn put_back(world: &World, suffix: &str) -> Result<()> {
     let name = database(world)?;
     let lost = format!("ALTER DATABASE {name} RENAME TO {name}_{suffix}_lost");
     alone(world, &[lost, format!("ALTER DATABASE {name}_{suffix} RENAME TO {name}")]).await

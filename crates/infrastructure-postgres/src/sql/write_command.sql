@@ -16,10 +16,10 @@ WITH moved AS (
     FROM moved
 ), published AS (
     INSERT INTO coupons (coupon_id, partition, name, initial_quantity, per_user_limit, opens_at, closes_at, expires_at,
-        expires_after_days, rules, key_id, status, round, quantity, issued, version, last_command_mac, last_command_code,
+        expires_after_days, rules, key_id, status, round, quantity, issued, settled, version, last_command_mac, last_command_code,
         published_offset, published_at)
     SELECT coupon_id, partition, name, initial_quantity, per_user_limit, opens_at, closes_at, expires_at,
-        expires_after_days, rules, key_id, status, round, quantity, issued, version, last_command_mac, last_command_code,
+        expires_after_days, rules, key_id, status, round, quantity, issued, 0, version, last_command_mac, last_command_code,
         src_offset, appended_at
     FROM after WHERE publishes
     RETURNING 1

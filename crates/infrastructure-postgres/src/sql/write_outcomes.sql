@@ -26,16 +26,17 @@ WITH moved AS (
         AS i (claim_mac, coupon_id, round, slot, user_id, user_nth, issue_no, per_user_limit, code, issued_at, expires_at)
     RETURNING 1
 ), raised AS (
-    UPDATE coupons SET issued = coupons.issued + r.granted, last_grant_offset = r.last_grant_offset
-    FROM moved, unnest($36, $37, $38) AS r (coupon_id, granted, last_grant_offset)
+    UPDATE coupons SET issued = coupons.issued + r.granted, settled = coupons.settled + r.settled,
+        last_grant_offset = coalesce(r.last_grant_offset, coupons.last_grant_offset)
+    FROM moved, unnest($36, $37, $38, $39) AS r (coupon_id, granted, settled, last_grant_offset)
     WHERE coupons.coupon_id = r.coupon_id AND coupons.status <> 'retired'
     RETURNING 1
 ), parked AS (
     INSERT INTO parked_claims (src_offset, coupon_id, claim_mac, src_partition)
     SELECT p.src_offset, p.coupon_id, p.claim_mac, moved.partition
-    FROM moved, unnest($39, $40, $41) AS p (src_offset, coupon_id, claim_mac)
+    FROM moved, unnest($40, $41, $42) AS p (src_offset, coupon_id, claim_mac)
     RETURNING 1
 )
-SELECT moved.beat, demand((SELECT count(*) FROM raised) = $42, 'coupons_counted'), (SELECT count(*) FROM new_claims),
+SELECT moved.beat, demand((SELECT count(*) FROM raised) = $43, 'coupons_counted'), (SELECT count(*) FROM new_claims),
     (SELECT count(*) FROM new_coupons), (SELECT count(*) FROM parked)
 FROM moved

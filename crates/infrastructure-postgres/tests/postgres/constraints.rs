@@ -157,7 +157,7 @@ async fn a_coupon_is_published_once_and_a_command_is_answered_once() {
     let publish = shop.command(CommandKind::Publish, 5);
     assert_refused(shop.write_command(&publish).await, "coupons_pkey");
     let first_command = shop.command(CommandKind::Pause, 0);
-    assert_refused(shop.write_command(&first_command).await, "commands_pkey");
+    assert_refused(shop.write_command(&first_command).await, "commands_one_answer");
     assert_eq!(database.contents(), before);
 }
 

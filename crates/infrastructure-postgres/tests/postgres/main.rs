@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod batches;
+mod beside_the_retired;
 mod checkpoints;
 mod closures;
 mod constraints;
