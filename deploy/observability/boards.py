@@ -88,6 +88,8 @@ BOARDS = {
         ("RTT, p99", "s", "Round trips to a broker in librdkafka's statistics.", ("{{broker}}", M("broker", 'kafka_broker_rtt_seconds{quantile="p99"}'))),
         ("Errors", "ops", "Errors in librdkafka's statistics.", ("{{broker}} {{kind}}", R("broker, kind", "kafka_broker_errors_total"))),
         ("Dead letters", "ops", "Copies written to the dead-letter queue.", ("{{topic}} {{reason}}", R("topic, reason", "dlq_records_total"))),
+        ("Topic settings", "red:short", "Settings of topics that are not as promises need them. Anything but 0 pages: CouponTopicSettingWrong.",
+         ("{{topic}} {{setting}}", M("topic, setting", "topic_setting_wrong"))),
     ]),
     "coupon-stores": ("Stores", "PostgreSQL and Redis as the services see them.", [
         ("Up", "bool_yes_no", "Whether the dependency answered last time. Without Redis the system is slower, not wrong.",

@@ -57,6 +57,9 @@ ALERTS = {
     "KeysDiffer": (
         "critical", "0m", "count by (namespace, key) (count by (namespace, key, fingerprint) (coupon_key_info)) > 1",
         "Key {{ $labels.key }} has {{ $value }} different secrets"),
+    "TopicSettingWrong": (
+        "critical", "0m", "max by (namespace, topic, setting) (coupon_topic_setting_wrong) > 0",
+        "{{ $labels.topic }} is not kept as promises need it: {{ $labels.setting }}"),
     "PartitionsUnassigned": (
         "critical", "2m",
         'count by (namespace) (coupon_watermark_offset{service="reconciler",store="log"})'

@@ -3,18 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use coupon_domain::wire::{encode_claim, encode_command};
 use coupon_domain::{Claim, ClaimId, Command, CouponId, Offset, Partition, Timestamp};
 use infrastructure_http::{Code, Problem};
 use infrastructure_kafka::{AppendError, NewRecord, Producer};
 use parking_lot::Mutex;
+use service_runtime::topics_watch::TopicsWatch;
 use service_runtime::trace::{Carried, TraceHeaders};
 use service_runtime::{Clock, Ended, Tasks};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
-use crate::broker_clock::BrokerClock;
+use crate::broker_clock::BrokerClocks;
 use crate::metrics::ServiceMetrics;
 use crate::state_map::StateMap;
 
@@ -27,7 +29,7 @@ pub(crate) struct Ticket {
     pub(crate) partition: i32,
     /// Unknown where the broker recognised a resent request.
     pub(crate) offset: Option<Offset>,
-    pub(crate) appended_at: Option<Timestamp>,
+    pub(crate) appended_at: Timestamp,
     /// It stands here or behind: its own offset, else the first one that was not decided when it was sent. An older answer is none to this press.
     pub(crate) not_before: Option<Offset>,
 }
@@ -43,6 +45,8 @@ pub(crate) enum NoTicket {
     InDoubt,
     /// It is in a log, but not in the one we know.
     LogMismatch,
+    /// Certainly not in the log, which is not kept as promises need it.
+    Unsafe(Arc<str>),
 }
 
 impl NoTicket {
@@ -57,6 +61,10 @@ impl NoTicket {
             Self::InDoubt => Problem::new(
                 Code::InDoubt,
                 "the log did not acknowledge in time; pressing again is safe, and the Location tells",
+            ),
+            Self::Unsafe(wrong) => Problem::new(
+                Code::NotAccepted,
+                format!("nothing can be promised now, and nothing happened: {wrong}"),
             ),
             Self::LogMismatch => Problem::new(
                 Code::LogMismatch,
@@ -75,7 +83,8 @@ pub(crate) struct Appender {
     pub(crate) producer: Producer,
     pub(crate) topic: String,
     pub(crate) states: Arc<StateMap>,
-    pub(crate) broker_clock: Arc<BrokerClock>,
+    pub(crate) broker_clocks: Arc<BrokerClocks>,
+    pub(crate) topics: TopicsWatch,
     pub(crate) clock: Clock,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<ServiceMetrics>,
@@ -142,6 +151,9 @@ impl Appender {
         if self.strange_lines.holds(partition) {
             return Err(NoTicket::LogMismatch);
         }
+        if let Some(wrong) = self.topics.endangers(&self.topic) {
+            return Err(NoTicket::Unsafe(wrong));
+        }
         // What was decided before this was sent lies before it, if the log is the one we know.
         let decided = self.states.decided(partition);
         let key = coupon_id.to_string();
@@ -149,7 +161,7 @@ impl Appender {
         let mut headers: SmallVec<[(&str, &[u8]); 4]> =
             smallvec![(id.0, id.1.as_bytes()), ("coupon_id", key.as_bytes())];
         headers.extend(trace.iter().flat_map(TraceHeaders::iter));
-        let sent = self.clock.now();
+        let sent = Instant::now();
         let record = NewRecord {
             topic: &self.topic,
             partition: partition.number(),
@@ -176,7 +188,11 @@ impl Appender {
         let offset = acknowledged.offset.and_then(|offset| Offset::new(offset).ok());
         let appended_at = acknowledged.append_time_ms.and_then(|ms| Timestamp::from_ms(ms).ok());
         if let Some(appended_at) = appended_at {
-            let offset_ms = self.broker_clock.learn(sent, self.clock.now(), appended_at);
+            let acknowledged_at = Instant::now();
+            self.broker_clocks.learn(partition, sent, acknowledged_at, appended_at);
+            let half =
+                i64::try_from(acknowledged_at.duration_since(sent).as_millis() / 2).unwrap_or(i64::MAX);
+            let offset_ms = appended_at.ms() - self.clock.now().plus_ms(-half).ms();
             let offset_ms = f64::from(i32::try_from(offset_ms).unwrap_or(i32::MAX));
             self.metrics.broker_clock_offset_seconds.set(offset_ms / 1_000.0);
         }
@@ -187,6 +203,10 @@ impl Appender {
             self.strange_lines.add(partition);
             return Err(NoTicket::LogMismatch);
         }
+        let Some(appended_at) = appended_at else {
+            // It stands in the log and cannot be decided (the topic does not keep the broker's times), or a copy of it does.
+            return Err(NoTicket::InDoubt);
+        };
         let not_before = offset.or_else(|| decided.map(Offset::next));
         Ok(Ticket { partition: acknowledged.partition, offset, appended_at, not_before })
     }
@@ -272,7 +292,7 @@ mod tests {
         let in_flight = InFlight::default();
         let Joined::Leader(leader) = in_flight.join(claim_id()) else { panic!("the first press leads") };
         let Joined::Follower(follower) = in_flight.join(claim_id()) else { panic!("the second follows") };
-        let ticket = Ticket { partition: 0, offset: None, appended_at: None, not_before: None };
+        let ticket = Ticket { partition: 0, offset: None, appended_at: Timestamp::EPOCH, not_before: None };
         leader.finish(&Ok(ticket));
         assert_eq!(follower.await.unwrap(), Ok(ticket));
         assert!(matches!(in_flight.join(claim_id()), Joined::Leader(_)));

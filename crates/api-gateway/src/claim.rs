@@ -75,7 +75,7 @@ async fn press(
             .insert_header(("Cache-Control", "no-store"))
             .json(ClaimView::answered(&answer)));
     }
-    let now = desk.broker_clock.now(desk.context.clock.now());
+    let now = desk.broker_now(coupon_id);
     if let Some(code) = refusal(&known.state, now) {
         let advisory = is_advisory(view.as_ref(), &known);
         return Err(Problem::new(code, detail(code, &known.state))
@@ -164,9 +164,8 @@ struct TicketView {
     /// Absent where the broker acknowledged without naming it.
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
-    appended_at: Option<String>,
+    appended_at: String,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -191,7 +190,7 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
         ticket: TicketView {
             partition: ticket.partition,
             offset: ticket.offset.map(coupon_domain::Offset::number),
-            appended_at: ticket.appended_at.map(to_rfc3339),
+            appended_at: to_rfc3339(ticket.appended_at),
         },
         links: Links {
             claim: location.clone(),
@@ -222,7 +221,7 @@ mod tests {
     }
 
     fn exactly(ms: i64) -> BrokerNow {
-        BrokerNow { earliest: at(ms), latest: at(ms) }
+        BrokerNow { earliest: at(ms), latest: at(ms), likely: at(ms) }
     }
 
     fn state() -> CouponState {
@@ -267,7 +266,8 @@ mod tests {
 
     #[test]
     fn time_refuses_only_where_no_doubt_is_left() {
-        let doubtful = |earliest, latest| BrokerNow { earliest: at(earliest), latest: at(latest) };
+        let doubtful =
+            |earliest, latest| BrokerNow { earliest: at(earliest), latest: at(latest), likely: at(earliest) };
         assert_eq!(refusal(&state(), exactly(9_999)), Some(Code::NotOpen));
         assert_eq!(refusal(&state(), doubtful(9_000, 10_000)), None);
         assert_eq!(refusal(&state(), exactly(19_999)), None);
@@ -284,7 +284,7 @@ mod tests {
         let closed = CouponState { status: CouponStatus::Closed, ..sold_out };
         assert_eq!(refusal(&closed, exactly(15_000)), Some(Code::Closed));
         assert_eq!(refusal(&closed, exactly(5_000)), Some(Code::NotOpen));
-        let in_doubt = BrokerNow { earliest: at(9_000), latest: at(11_000) };
+        let in_doubt = BrokerNow { earliest: at(9_000), latest: at(11_000), likely: at(10_000) };
         assert_eq!(refusal(&CouponState { issued: 0, ..closed }, in_doubt), None);
     }
 

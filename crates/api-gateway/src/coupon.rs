@@ -51,7 +51,7 @@ pub(crate) async fn get(
     let view = CouponView {
         coupon_id: state.coupon_id,
         name: definition.name(),
-        status: Phase::of(state, desk.broker_now()),
+        status: Phase::of(state, desk.broker_now(state.coupon_id)),
         quantity: state.quantity,
         remaining: state.remaining(),
         round: state.round.number(),
@@ -82,7 +82,7 @@ pub(crate) async fn watermark(path: Path<String>, desk: Data<Desk>) -> Result<Ht
     let PublishedState { state, decided_offset } = known.as_ref();
     let view = WatermarkView {
         coupon_id: state.coupon_id,
-        status: Phase::of(state, desk.broker_now()),
+        status: Phase::of(state, desk.broker_now(state.coupon_id)),
         remaining: state.remaining(),
         round: state.round.number(),
         decided_offset: decided_offset.map(coupon_domain::Offset::number),

@@ -1,6 +1,7 @@
 //! What request handlers share, and what any of them may ask of it: handlers know the desk, and the desk knows no handler.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix_web::HttpRequest;
 use coupon_domain::wire::PublishedState;
@@ -14,7 +15,7 @@ use service_runtime::trace::{NewSpan, Span, SpanKind};
 use service_runtime::{Context, Limit, Place};
 
 use crate::append::Appender;
-use crate::broker_clock::{BrokerClock, BrokerNow};
+use crate::broker_clock::{BrokerClocks, BrokerNow};
 use crate::config::Config;
 use crate::metrics::ServiceMetrics;
 use crate::published::Published;
@@ -36,7 +37,7 @@ pub(crate) struct Desk {
     pub(crate) view: ViewReader,
     pub(crate) pool: Pool,
     pub(crate) appender: Appender,
-    pub(crate) broker_clock: Arc<BrokerClock>,
+    pub(crate) broker_clocks: Arc<BrokerClocks>,
     pub(crate) rates: UserRates,
     pub(crate) in_flight: Limit,
     /// Looks into the log on behalf of operators.
@@ -48,9 +49,9 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    /// What the broker's clock may say now.
-    pub(crate) fn broker_now(&self) -> BrokerNow {
-        self.broker_clock.now(self.context.clock.now())
+    /// What the clock that judges this coupon's claims may show now.
+    pub(crate) fn broker_now(&self, coupon_id: CouponId) -> BrokerNow {
+        self.broker_clocks.now(coupon_id.partition(), Instant::now(), self.context.clock.now())
     }
 
     /// Where a claim's answer is found.
@@ -106,7 +107,7 @@ impl Desk {
 
     /// What the view knows of these claims. Fails open: nothing waits for Redis longer than its time-out.
     pub(crate) async fn prefilter(&self, claims: &[ClaimId]) -> Result<Prefilter, RedisError> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let view = self.view.prefilter(claims).await;
         let histogram = match &view {
             Ok(view) if view.answers.is_empty() => &self.metrics.prefilter_miss,

@@ -32,13 +32,14 @@ use infrastructure_http::{AccessLog, AdminVerifier, Farewell, UserVerifier, list
 use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
+use service_runtime::topics_watch::TopicsWatch;
 use service_runtime::{Context, Ended, Limits, Service, preflight};
 
 pub use config::Config;
 pub use desk::NAME;
 
 use append::{Appender, InFlight, StrangeLines};
-use broker_clock::BrokerClock;
+use broker_clock::BrokerClocks;
 use desk::Desk;
 use metrics::ServiceMetrics;
 use published::Published;
@@ -73,12 +74,13 @@ impl Service for ApiGateway {
         }
         context.checked.met();
         let layout = config.kafka.layout(production);
+        let topics = TopicsWatch::start(&context, &connection, layout.clone())?;
         metrics.kafka.produces(&layout.name(Topic::Claims));
         let states = Arc::new(StateMap::default());
         state_map::start(&context, &connection, layout.name(Topic::State), &states, &metrics)?;
         let published = Arc::new(Published::default());
         published::start(&context, &connection, layout.name(Topic::Persisted), &published)?;
-        let broker_clock = Arc::new(BrokerClock::default());
+        let broker_clocks = Arc::new(BrokerClocks::default());
         let producer = Producer::new(&connection, ProducerPurpose::Claims).map_err(fatal)?;
         let pool = Pool::new(&config.postgres).map_err(fatal)?;
         limits.pool(&pool);
@@ -92,7 +94,8 @@ impl Service for ApiGateway {
                 producer: limits.producer(producer),
                 topic: layout.name(Topic::Claims),
                 states: Arc::clone(&states),
-                broker_clock: Arc::clone(&broker_clock),
+                broker_clocks: Arc::clone(&broker_clocks),
+                topics,
                 clock: context.clock.clone(),
                 tasks: context.tasks.clone(),
                 metrics: Arc::clone(&metrics),
@@ -110,7 +113,7 @@ impl Service for ApiGateway {
             active_key,
             states,
             published,
-            broker_clock,
+            broker_clocks,
             metrics: Arc::clone(&metrics),
         });
         let asked = desk.clone();

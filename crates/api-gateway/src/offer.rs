@@ -26,13 +26,12 @@ pub(crate) enum Phase {
 impl Phase {
     pub(crate) fn of(state: &CouponState, now: BrokerNow) -> Self {
         let window = state.definition.window();
-        // The middle of the doubt is the best guess for something that is only shown.
-        let middle = now.earliest.plus_ms((now.latest.ms() - now.earliest.ms()) / 2);
+        // The best guess is good enough for something that is only shown.
         match state.status {
             CouponStatus::Closed | CouponStatus::Retired => Self::Closed,
-            _ if middle >= window.closes_at() => Self::Closed,
+            _ if now.likely >= window.closes_at() => Self::Closed,
             CouponStatus::Paused => Self::Paused,
-            CouponStatus::Active if middle < window.opens_at() => Self::Scheduled,
+            CouponStatus::Active if now.likely < window.opens_at() => Self::Scheduled,
             CouponStatus::Active if state.remaining() == 0 => Self::SoldOut,
             CouponStatus::Active => Self::Open,
         }

@@ -7,9 +7,9 @@ use coupon_domain::invariant::Invariant;
 use coupon_domain::ledger::{Body, DefaultHasher, Ledger, LogRecord};
 use coupon_domain::outcome::Subject;
 use coupon_domain::resume::RecordIdentity;
-use coupon_domain::wire::{Input, PublishedState, Unreadable, decode_claims_record};
+use coupon_domain::wire::{PublishedState, Unreadable, decode_claims_record};
 use coupon_domain::{
-    Chain, ClaimAnswer, ClaimId, CouponId, Definition, Offset, Outcome, Partition, Timestamp, UserId,
+    Chain, ClaimAnswer, CouponId, Definition, Offset, Outcome, Partition, Timestamp, UserId,
 };
 use infrastructure_kafka::dead_letter::queue::Queue;
 use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -256,7 +256,7 @@ impl<'a> Line<'a> {
         let src = entry.offset;
         let place = format!("partition {}, claims offset {src}", self.partition);
         let Some(record) = self.read(entry, &place, audited.findings) else { return Ok(false) };
-        let named = claim_of(&record.body);
+        let named = record.body.claim_id();
         if let Some(claim_id) = named.filter(|_| src >= self.folded.proven_from) {
             self.folded.tally.accept(&claim_id);
         }
@@ -307,10 +307,7 @@ impl<'a> Line<'a> {
 
     fn read(&self, entry: &Entry, place: &str, findings: &mut Findings) -> Option<LogRecord> {
         let src_offset = Offset::new(entry.offset).ok()?;
-        let Some(appended_at) = entry.append_time_ms.and_then(|ms| Timestamp::from_ms(ms).ok()) else {
-            findings.broken(Invariant::Agree, place, "has no append time of the broker");
-            return None;
-        };
+        let appended_at = entry.append_time_ms.and_then(|ms| Timestamp::from_ms(ms).ok());
         let body = match decode_claims_record(entry.payload.as_deref()) {
             Ok(input) => Body::Readable(input),
             Err(Unreadable::Invalid { claim_id, .. }) => Body::Undecodable(claim_id),
@@ -321,7 +318,7 @@ impl<'a> Line<'a> {
                 return None;
             }
         };
-        Some(LogRecord { src_offset, appended_at, body })
+        Some(LogRecord::new(src_offset, appended_at, body))
     }
 
     /// Compares an outcome with the fold's.
@@ -603,14 +600,6 @@ fn differing(found: &Outcome, expected: &Outcome) -> String {
     let names: std::collections::BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
     let wrong = names.into_iter().filter(|name| found.get(*name) != expected.get(*name));
     wrong.map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-fn claim_of(body: &Body) -> Option<ClaimId> {
-    match body {
-        Body::Readable(Input::Claim(claim)) => Some(claim.claim_id),
-        Body::Readable(Input::Command(_)) => None,
-        Body::Undecodable(claim_id) => *claim_id,
-    }
 }
 
 /// The ledger of a line that is read from its beginning.

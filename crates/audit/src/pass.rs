@@ -209,9 +209,9 @@ fn choose_ledger(
         return Ok(Some(line::empty_ledger(partition)));
     }
     match runtime.block_on(snapshot.ledger(partition)) {
-        Ok(stored) => Ok(stored
-            .map(|stored| stored.ledger)
-            .filter(|ledger| ledger.next_src().number() >= claims.start)),
+        Ok(stored) => {
+            Ok(stored.map(|stored| stored.ledger).filter(|ledger| ledger.next_src().number() >= claims.start))
+        }
         Err(LoadError::Checkpoint(error)) => {
             findings.broken(Invariant::Agree, "PostgreSQL", &error.to_string());
             Ok(None)

@@ -51,7 +51,36 @@ pub enum Body {
     Readable(Input),
     /// Neither; with the claim it would have been, where that much can be read.
     Undecodable(Option<ClaimId>),
+    /// The broker did not date it, so it cannot be decided, whatever it says; with the claim that it names.
+    Undated(Option<ClaimId>),
 }
+
+impl LogRecord {
+    /// The record at a place of the line. Without an append time of the broker (the topic kept the producers' times when it was appended) it is
+    /// answered as one that cannot be read, at [`UNDATED`]: no rule may look at a time that a client has written.
+    #[must_use]
+    pub fn new(src_offset: Offset, appended_at: Option<Timestamp>, body: Body) -> Self {
+        match appended_at {
+            Some(appended_at) => Self { src_offset, appended_at, body },
+            None => Self { src_offset, appended_at: UNDATED, body: Body::Undated(body.claim_id()) },
+        }
+    }
+}
+
+impl Body {
+    /// The claim that it names.
+    #[must_use]
+    pub fn claim_id(&self) -> Option<ClaimId> {
+        match self {
+            Self::Readable(Input::Claim(claim)) => Some(claim.claim_id),
+            Self::Readable(Input::Command(_)) => None,
+            Self::Undecodable(claim_id) | Self::Undated(claim_id) => *claim_id,
+        }
+    }
+}
+
+/// What stands in the place of the append time of a record that the broker did not date.
+pub const UNDATED: Timestamp = Timestamp::EPOCH;
 
 /// A record that is not the next one of the line. The ledger is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -170,6 +199,7 @@ impl<S: BuildHasher + Clone> Ledger<S> {
             Body::Readable(Input::Claim(claim)) => self.claim(moment, claim),
             Body::Readable(Input::Command(command)) => self.command(moment, &command),
             Body::Undecodable(claim_id) => self.invalid(moment, InvalidReason::Undecodable, claim_id),
+            Body::Undated(claim_id) => self.invalid(moment, InvalidReason::Undated, claim_id),
         };
         outcome.chain = self.chain.next(&outcome);
         self.chain = outcome.chain;

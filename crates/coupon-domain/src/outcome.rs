@@ -94,15 +94,21 @@ pub enum InvalidReason {
     Undecodable,
     /// Its coupon belongs to another partition.
     WrongPartition,
+    /// The broker did not date it: it was appended while the topic kept the producers' times.
+    Undated,
 }
 
 impl InvalidReason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Undecodable, Self::WrongPartition, Self::Undated];
+
     /// The name in records and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Undecodable => "undecodable",
             Self::WrongPartition => "wrong_partition",
+            Self::Undated => "undated",
         }
     }
 
@@ -111,6 +117,7 @@ impl InvalidReason {
         match self {
             Self::Undecodable => 1,
             Self::WrongPartition => 2,
+            Self::Undated => 3,
         }
     }
 }

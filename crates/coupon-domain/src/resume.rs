@@ -44,7 +44,9 @@ impl RecordIdentity {
                 let ours = command.command_id.coupon_id.partition() == partition;
                 if ours { Some(command.command_id.to_string()) } else { None }
             }
-            Body::Undecodable(claim_id) => claim_id.map(|claim_id| claim_id.to_string()),
+            Body::Undecodable(claim_id) | Body::Undated(claim_id) => {
+                claim_id.map(|claim_id| claim_id.to_string())
+            }
         };
         Self { id, appended_at: record.appended_at }
     }

@@ -153,7 +153,7 @@ class Audit:
 
     def recompute(self, line: Line) -> None:
         for record in line.records:
-            src, now = record.offset, record.timestamp_ms or 0
+            src, now = record.offset, record.timestamp_ms
             try:
                 line.wanted[src] = fold(line.partition, line.coupons, src, now, record.value)
             except NewerVersion as newer:

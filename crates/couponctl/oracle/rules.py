@@ -288,8 +288,9 @@ class Coupon:
         return self.commands[command_id] | {"state": self.state(src + 1)}
 
 
-def fold(partition: int, coupons: dict[str, Coupon], src: int, now: int, value: bytes | None) -> Json:
-    """The outcome of a record, as its JSON reads but for the chain."""
+def fold(partition: int, coupons: dict[str, Coupon], src: int, dated: int | None, value: bytes | None) -> Json:
+    """The outcome of a record, as its JSON reads but for the chain. One that the broker did not date is answered as of 1970, and cannot be read."""
+    now = dated or 0
     outcome: Json = {"v": 1, "rules": 1, "src_offset": src, "appended_at": now, "decided_offset": src}
     try:
         record = decode(value)
@@ -297,6 +298,8 @@ def fold(partition: int, coupons: dict[str, Coupon], src: int, now: int, value: 
     except Undecodable as undecodable:
         record, reason = {"claim_id": undecodable.args[0]}, "undecodable"
     claim_id = record.get("claim_id")
+    if dated is None:
+        reason = "undated"
     if reason is not None:
         named = {"claim_id": claim_id, "coupon_id": claim_id.partition(".")[0]} if claim_id else {}
         return outcome | named | {"code": "invalid", "invalid_reason": reason}
@@ -319,7 +322,7 @@ def fold(partition: int, coupons: dict[str, Coupon], src: int, now: int, value: 
 CLAIM_CODES = ("granted", "sold_out", "already_issued", "closed", "not_open", "paused", "unknown_coupon")
 COMMAND_CODES = ("applied", "no_change", "version_mismatch", "refused")
 STATUSES = ("active", "paused", "closed", "retired")
-INVALID_REASONS = ("undecodable", "wrong_partition")
+INVALID_REASONS = ("undecodable", "wrong_partition", "undated")
 REFUSALS = (
     *("unknown_coupon", "already_published", "closed", "retired", "already_open"),
     *("below_issued", "above_quantity_max", "rounds_exhausted", "not_closed"),

@@ -147,6 +147,8 @@ pub struct KafkaSection {
     pub session_timeout_ms: u32,
     /// How long a request about topics, offsets or metadata may take, in ms.
     pub request_timeout_ms: u32,
+    /// How often the topics' settings are looked at while the service runs, in ms: they are changed under running systems.
+    pub topics_check_ms: u32,
     /// How often librdkafka reports its statistics, in ms.
     pub statistics_interval_ms: u32,
 }
@@ -176,6 +178,7 @@ impl Default for KafkaSection {
             fetch_queue_kib_max: 16 * 1024,
             session_timeout_ms: 8_000,
             request_timeout_ms: 5_000,
+            topics_check_ms: 60_000,
             statistics_interval_ms: 5_000,
         }
     }
@@ -225,6 +228,7 @@ impl KafkaSection {
             ("fetch_queue_kib_max", self.fetch_queue_kib_max, 1_024, 1_048_576),
             ("session_timeout_ms", self.session_timeout_ms, 6_000, 60_000),
             ("request_timeout_ms", self.request_timeout_ms, 500, 60_000),
+            ("topics_check_ms", self.topics_check_ms, 500, 600_000),
             ("statistics_interval_ms", self.statistics_interval_ms, 1_000, 60_000),
         ];
         for (key, value, least, most) in ranges {

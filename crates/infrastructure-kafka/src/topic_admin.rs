@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 
 use crate::client::{Connection, KafkaError, Observer};
 use crate::refusal::explain;
-use crate::topics::{Topic, TopicLayout};
+use crate::topics::{REPLICATION_FACTOR, RETENTION_MS, RETENTION_MS_MIN, Topic, TopicLayout};
 
 /// Something about a topic that is not as this installation needs it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,23 @@ impl TopicProblem {
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         !matches!(self, Self::Wrong { .. })
+    }
+
+    /// True where an acknowledgement is worth less than it should be: the record may be lost, merged with another or not be dated by the broker. A
+    /// retention that is too short endangers only what is not read in time.
+    #[must_use]
+    pub fn endangers_acknowledged(&self) -> bool {
+        matches!(self, Self::Wrong { setting, .. } if setting != RETENTION_MS && setting != "retention.bytes")
+    }
+
+    /// The topic's full name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        match self {
+            Self::Missing { topic } | Self::TooFewPartitions { topic, .. } | Self::Wrong { topic, .. } => {
+                topic
+            }
+        }
     }
 }
 
@@ -171,7 +188,7 @@ impl TopicAdmin {
         let fewest = replicas.iter().copied().min().unwrap_or(0);
         if fewest < usize::from(self.layout.replication_factor) {
             let at_least = format!("at least {}", self.layout.replication_factor);
-            wrong("replication factor", &fewest.to_string(), &at_least);
+            wrong(REPLICATION_FACTOR, &fewest.to_string(), &at_least);
         }
         let settings = self.settings(name).await?;
         let found = |key: &str| settings.get(key).map_or("", String::as_str);
@@ -179,6 +196,12 @@ impl TopicAdmin {
             if found(key) != expected {
                 wrong(key, found(key), expected);
             }
+        }
+        let kept = found(RETENTION_MS);
+        // -1: for ever.
+        let is_long = kept == "-1" || kept.parse().is_ok_and(|kept_ms: u64| kept_ms >= RETENTION_MS_MIN);
+        if topic.is_log() && !is_long {
+            wrong(RETENTION_MS, kept, &format!("at least {RETENTION_MS_MIN}"));
         }
         let in_sync = found("min.insync.replicas");
         if in_sync.parse::<u16>().map_or(true, |copies| copies < self.layout.min_insync_replicas) {

@@ -15,9 +15,15 @@ pub enum Topic {
     DeadLetters,
 }
 
+/// How [`crate::TopicProblem::Wrong`] names the number of copies, which is no setting of a topic.
+pub(crate) const REPLICATION_FACTOR: &str = "replication.factor";
+pub(crate) const RETENTION_MS: &str = "retention.ms";
+
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// How long claims and outcomes are kept: a store that is down for less loses nothing.
 pub const LOG_RETENTION_MS: u64 = 7 * DAY_MS;
+/// The shortest that logs may be kept, whatever an operator sets: a weekend's outage loses nothing else, and a day's is survived.
+pub const RETENTION_MS_MIN: u64 = DAY_MS;
 /// How long undecodable records are kept for somebody to look at.
 pub const DEAD_LETTER_RETENTION_MS: u64 = 30 * DAY_MS;
 
@@ -39,17 +45,38 @@ impl Topic {
         }
     }
 
-    /// The settings that services insist on: with others, promises break.
+    /// True where records go after a time, and not sooner because a newer one has the same key.
+    #[must_use]
+    pub fn is_log(self) -> bool {
+        matches!(self, Self::Claims | Self::Outcomes | Self::DeadLetters)
+    }
+
+    /// The settings that services insist on: with others, promises break. They are given at creation, since brokers have defaults of their own.
     #[must_use]
     pub fn required_settings(self) -> Vec<(&'static str, &'static str)> {
-        match self {
-            // The fold's only time is the broker's append time; a client's clock would decide who was early.
-            Self::Claims | Self::Outcomes | Self::DeadLetters => {
-                vec![("cleanup.policy", "delete"), ("message.timestamp.type", "LogAppendTime")]
-            }
+        // A replica that lacks acknowledged records must never lead.
+        let mut required = vec![("unclean.leader.election.enable", "false")];
+        if self.is_log() {
+            required.extend([
+                ("cleanup.policy", "delete"),
+                // The fold's only time is the broker's append time; a client's clock would decide who was early.
+                ("message.timestamp.type", "LogAppendTime"),
+                // A crowd would push out what nobody has decided yet.
+                ("retention.bytes", "-1"),
+            ]);
+        } else {
             // The last record of each key must stay for ever.
-            Self::State | Self::Persisted => vec![("cleanup.policy", "compact")],
+            required.push(("cleanup.policy", "compact"));
         }
+        required
+    }
+
+    /// Everything that is looked at, as [`crate::TopicProblem::Wrong`] names it.
+    #[must_use]
+    pub fn checked_settings(self) -> Vec<&'static str> {
+        let required = self.required_settings().into_iter().map(|(setting, _)| setting);
+        let least = ["min.insync.replicas", REPLICATION_FACTOR].into_iter();
+        required.chain(least).chain(self.is_log().then_some(RETENTION_MS)).collect()
     }
 
     /// Further settings given at creation, which an operator may change.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use audit::{AuditError, Begin, Cut, Findings, Installation, Pass, View};
 use infrastructure_kafka::{Connection, TopicLayout};
 use infrastructure_redis::ViewMaintenance;
+use service_runtime::topics_watch::TopicsWatch;
 use service_runtime::{Context, Ended, LoopTurn, Service, preflight};
 
 pub use config::Config;
@@ -48,6 +49,7 @@ impl Service for Reconciler {
         context.checked.met();
         let layout = config.kafka.layout(production);
         let view = ViewMaintenance::new(&config.redis).map_err(fatal)?;
+        TopicsWatch::start(&context, &connection, layout.clone())?;
         start_looking(&context, &connection, &layout, &view, &metrics)?;
         let auditor = Auditor { context: context.clone(), connection, layout, view, metrics };
         context.tasks.spawn("audit", auditor.repeat());

@@ -156,6 +156,7 @@ catalogue! {
     KAFKA_BROKER_RTT_SECONDS = "kafka_broker_rtt_seconds" Gauge, ["broker", "quantile"], "GSWNR", "Round trips to a broker in librdkafka's last statistics: p50, p99";
     KAFKA_BROKER_ERRORS_TOTAL = "kafka_broker_errors_total" Counter, ["broker", "kind"], "GSWNR", "Errors in librdkafka's statistics: tx, rx, timeout, retry";
     KAFKA_ASSIGNED_PARTITIONS = "kafka_assigned_partitions" Gauge, ["group", "topic"], "SW", "Partitions that this member holds";
+    TOPIC_SETTING_WRONG = "topic_setting_wrong" Gauge, ["topic", "setting"], "GSR", "1 while a topic is not kept as promises need it, as last looked at";
     KAFKA_REBALANCES_TOTAL = "kafka_rebalances_total" Counter, ["group"], "SW", "Rebalances that this member took part in";
     HTTP_REQUEST_SECONDS = "http_request_seconds" Histogram(Request), ["route", "status"], "GN", "Requests by route and class of status (2xx, 4xx, 429, 5xx), streams left out";
     CLAIMS_TOTAL = "claims_total" Counter, ["result"], "G", "POSTs of claims, each once: accepted, decided, a refusal's code, invalid, unauthorized, rate_limited, overloaded, or doubt (503 without an acknowledgement)";

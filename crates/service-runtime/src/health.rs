@@ -19,6 +19,8 @@ struct Inner {
     /// Conditions that are not met, with their reasons.
     starting: Mutex<Conditions>,
     not_ready: Mutex<Conditions>,
+    /// What is wrong without keeping the process from its work, by name.
+    notes: Mutex<BTreeMap<String, String>>,
     conditions_made: AtomicU64,
     loops: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
     draining: std::sync::atomic::AtomicBool,
@@ -40,6 +42,7 @@ impl Health {
                 loop_stall_max,
                 starting: Mutex::default(),
                 not_ready: Mutex::default(),
+                notes: Mutex::default(),
                 conditions_made: AtomicU64::new(0),
                 loops: Mutex::default(),
                 draining: false.into(),
@@ -96,6 +99,21 @@ impl Health {
             all.push("draining".to_owned());
         }
         answer(all)
+    }
+
+    /// Lets `/readyz` tell of something that is wrong without saying no, or no more of it: there the process answers better than nobody.
+    pub fn note(&self, name: &str, wrong: Option<String>) {
+        let mut notes = self.inner.notes.lock();
+        match wrong {
+            Some(wrong) => notes.insert(name.to_owned(), wrong),
+            None => notes.remove(name),
+        };
+    }
+
+    /// What is to be told beside a yes or no.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.inner.notes.lock().iter().map(|(name, wrong)| format!("{name}: {wrong}")).collect()
     }
 
     /// How long ago each loop turned.

@@ -18,6 +18,7 @@ pub mod sections;
 pub mod shutdown;
 pub mod tail;
 pub mod task;
+pub mod topics_watch;
 pub mod trace;
 
 pub use boot::{Context, Service, main};

@@ -71,25 +71,25 @@ pub(crate) fn start(listen: SocketAddr, ops: Ops) -> Result<(), Ended> {
 }
 
 async fn startup(shared: Data<Shared>) -> HttpResponse {
-    probe(shared.ops.health.startup())
+    probe(shared.ops.health.startup(), Vec::new())
 }
 
 async fn live(shared: Data<Shared>) -> HttpResponse {
-    probe(shared.ops.health.live())
+    probe(shared.ops.health.live(), Vec::new())
 }
 
 async fn ready(shared: Data<Shared>) -> HttpResponse {
-    probe(shared.ops.health.ready())
+    probe(shared.ops.health.ready(), shared.ops.health.notes())
 }
 
-fn probe(answer: Answer) -> HttpResponse {
-    match answer {
-        Ok(()) => HttpResponse::Ok().content_type("text/plain").body("ok\n"),
-        Err(reasons) => {
-            let body = reasons.join("\n") + "\n";
-            HttpResponse::ServiceUnavailable().content_type("text/plain").body(body)
-        }
-    }
+/// The answer's reasons, or "ok"; and what is to be told besides.
+fn probe(answer: Answer, notes: Vec<String>) -> HttpResponse {
+    let (mut response, mut lines) = match answer {
+        Ok(()) => (HttpResponse::Ok(), vec!["ok".to_owned()]),
+        Err(reasons) => (HttpResponse::ServiceUnavailable(), reasons),
+    };
+    lines.extend(notes);
+    response.content_type("text/plain").body(lines.join("\n") + "\n")
 }
 
 async fn metrics(shared: Data<Shared>) -> HttpResponse {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coupon_domain::brake::Brake;
+use coupon_domain::ledger::UNDATED;
 use coupon_domain::wire::encode_outcome;
 use coupon_domain::{ClaimAnswer, CouponId, HaltReason, Ledger, Offset, Outcome};
 use infrastructure_kafka::{AppendError, Batch, NewRecord, Reader};
@@ -101,7 +102,7 @@ impl<'a> Line<'a> {
             }
             match decode(desk.partition(), &view) {
                 Ok(mut decoded) if decoded.record.src_offset == expected => {
-                    if brake.is_pulled_by(decoded.dead_letter.is_none()) {
+                    if brake.is_pulled_by(!decoded.pulls_the_brake()) {
                         let detail = format!("too many records before {expected} cannot be read");
                         halt = Some(Halt::new(HaltReason::DlqBrake, detail));
                         return ControlFlow::Break(());
@@ -120,7 +121,7 @@ impl<'a> Line<'a> {
             ControlFlow::Break(())
         })?;
         if halt.as_ref().is_some_and(|halt| halt.reason == HaltReason::DlqBrake) {
-            let readable = records.iter().rposition(|decoded| decoded.dead_letter.is_none());
+            let readable = records.iter().rposition(|decoded| !decoded.pulls_the_brake());
             records.truncate(readable.map_or(0, |last| last + 1));
         }
         if !records.is_empty() {
@@ -269,7 +270,9 @@ fn lost(error: &AppendError) -> Interrupted {
 
 impl Decided {
     fn note(&mut self, outcome: &Outcome) {
-        self.appended_at_ms.push(outcome.appended_at.ms());
+        if outcome.appended_at != UNDATED {
+            self.appended_at_ms.push(outcome.appended_at.ms());
+        }
         let Some(coupon_id) = outcome.coupon_id() else {
             return;
         };

@@ -17,17 +17,19 @@ pub(crate) struct Decoded {
     pub(crate) trace: Option<Box<Carried>>,
 }
 
+impl Decoded {
+    /// True where a flood of such records means that somebody writes garbage. One that the broker did not date may be in perfect order.
+    pub(crate) fn pulls_the_brake(&self) -> bool {
+        self.dead_letter.is_some() && !matches!(self.record.body, Body::Undated(_))
+    }
+}
+
 /// Reads a record of `coupon.claims`.
 pub(crate) fn decode(partition: Partition, view: &RecordView<'_>) -> Result<Decoded, Halt> {
     let src_offset =
         Offset::new(view.offset()).map_err(|error| Halt::new(HaltReason::LogMismatch, error.to_string()))?;
-    let appended_at = view.append_time_ms().and_then(|ms| Timestamp::from_ms(ms).ok()).ok_or_else(|| {
-        Halt::new(
-            HaltReason::LogMismatch,
-            format!("the record at {src_offset} has no append time of the broker"),
-        )
-    })?;
-    let (body, invalid) = match decode_claims_record(view.payload()) {
+    let appended_at = view.append_time_ms().and_then(|ms| Timestamp::from_ms(ms).ok());
+    let (body, mut invalid) = match decode_claims_record(view.payload()) {
         Ok(input) => {
             let home = coupon_of(&input).partition();
             let invalid = (home != partition)
@@ -42,24 +44,21 @@ pub(crate) fn decode(partition: Partition, view: &RecordView<'_>) -> Result<Deco
             return Err(Halt::new(HaltReason::NewerVersion, detail));
         }
     };
+    if appended_at.is_none() {
+        let problem = "it has no append time of the broker: the topic kept the producers' times (message.timestamp.type)";
+        invalid = Some((InvalidReason::Undated, problem.to_owned()));
+    }
+    let record = LogRecord::new(src_offset, appended_at, body);
     let dead_letter = invalid.map(|(reason, problem)| DeadLetter {
-        claim_id: claim_id_of(&body),
-        ..DeadLetter::of_record(view, appended_at.ms(), reason.as_str(), problem)
+        claim_id: record.body.claim_id().map(|claim_id| claim_id.to_string()),
+        ..DeadLetter::of_record(view, record.appended_at.ms(), reason.as_str(), problem)
     });
-    Ok(Decoded { record: LogRecord { src_offset, appended_at, body }, dead_letter, trace: None })
+    Ok(Decoded { record, dead_letter, trace: None })
 }
 
 fn coupon_of(input: &Input) -> CouponId {
     match input {
         Input::Claim(claim) => claim.claim_id.coupon_id,
         Input::Command(command) => command.command_id.coupon_id,
-    }
-}
-
-fn claim_id_of(body: &Body) -> Option<String> {
-    match body {
-        Body::Readable(Input::Claim(claim)) => Some(claim.claim_id.to_string()),
-        Body::Readable(Input::Command(_)) => None,
-        Body::Undecodable(claim_id) => claim_id.map(|claim_id| claim_id.to_string()),
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use infrastructure_kafka::{Connection, DeadLetterWriter, Membership, Producer, ProducerPurpose, Topic};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
 use service_runtime::partition::{self, PartitionWorkers};
+use service_runtime::topics_watch::TopicsWatch;
 use service_runtime::{Context, Ended, Limits, Service, preflight};
 
 pub use config::Config;
@@ -48,6 +49,7 @@ impl Service for StockConsumer {
         }
         context.checked.met();
         let layout = config.kafka.layout(production);
+        TopicsWatch::start(&context, &connection, layout.clone())?;
         let limits = Limits::new(&context.metrics);
         let producer = Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?;
         let producer = limits.producer(producer);

@@ -75,7 +75,7 @@ impl ServiceMetrics {
         for topic in produced {
             self.kafka.produces(topic);
         }
-        for reason in [InvalidReason::Undecodable, InvalidReason::WrongPartition] {
+        for reason in InvalidReason::ALL {
             self.dead_letters.with_label_values(&[claims_topic, reason.as_str()]).inc_by(0);
         }
     }

@@ -34,6 +34,7 @@ ALERTS = {
     "CouponLedgerUnbalanced": 'sum(coupon_ledger_claims{state="accepted"}) - sum(coupon_ledger_claims{state!="accepted"})',
     "CouponPartitionHalted": "max(coupon_partition_halted)",
     "CouponKeysDiffer": "max(count by (key) (count by (key, fingerprint) (coupon_key_info)))",
+    "CouponTopicSettingWrong": "max(coupon_topic_setting_wrong)",
     "CouponServiceDown": 'sum(coupon_ready{service="stock-consumer"}) or vector(0)',
     "CouponPartitionsUnassigned": "min(sum by (topic) (coupon_kafka_assigned_partitions))",
     "CouponDecisionsLate": 'max(coupon_lag_seconds{stage="decide"})',
@@ -130,6 +131,7 @@ class Run:
         self.two_writers()
         self.row_deleted()
         self.clock_off()
+        self.retention_shortened()
         self.letters_lost()
         self.flood()
         wait_until(self.injections[-1].end + SETTLED_S)
@@ -241,6 +243,15 @@ class Run:
                 if not self.load.press(self.load.coupon, self.load.token(f"clock-{number}"), "api-gateway-2"):
                     raise Failed("the second gateway refuses claims")
             self.see("CouponClockOff")
+            self.stack.kill("api-gateway-2")
+
+    def retention_shortened(self):
+        looking = {"KAFKA__TOPICS_CHECK_MS": "1000"}
+        with self.injected("coupon.outcomes kept for a minute, and a second gateway that looks every second", "CouponTopicSettingWrong"):
+            self.stack.add("api-gateway-2", "api-gateway", looking)
+            self.stack.alter("coupon.outcomes", "retention.ms", "60000")
+            self.see("CouponTopicSettingWrong")
+            self.stack.alter("coupon.outcomes", "retention.ms", "604800000")
             self.stack.kill("api-gateway-2")
 
     def letters_lost(self):

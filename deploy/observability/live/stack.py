@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 PATIENCE_S = 90
 """How long something may take that normally takes a second: others may need the machine, too."""
@@ -227,6 +227,13 @@ class Stack:
             self.producer.produce(self.topic(topic), record, key, partition)
         if self.producer.flush(PATIENCE_S):
             raise Failed(f"{topic} did not take what was appended")
+
+    def alter(self, topic, setting, value):
+        """Gives a topic another setting, as an operator would."""
+        entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, self.topic(topic), incremental_configs=[entry])
+        for done in self.admin.incremental_alter_configs([resource]).values():
+            done.result(PATIENCE_S)
 
     def delete_records(self, topic, partition):
         """Everything that is in the partition."""

@@ -248,7 +248,11 @@ impl AdminCoupon {
         Self {
             coupon_id: state.coupon_id,
             partition: state.coupon_id.partition().number(),
-            status: if retired { AdminStatus::Retired } else { Phase::of(state, desk.broker_now()).into() },
+            status: if retired {
+                AdminStatus::Retired
+            } else {
+                Phase::of(state, desk.broker_now(state.coupon_id)).into()
+            },
             name: definition.name().to_owned(),
             quantity: state.quantity,
             issued: Some(state.issued),

@@ -219,3 +219,25 @@ fn torn_checkpoints_are_refused() {
     twice.coupons.push(twice.coupons[0].clone());
     assert!(Ledger::restore(twice, DefaultHasher::default()).unwrap_err().problem.contains("twice"));
 }
+
+#[test]
+fn a_record_that_the_broker_did_not_date_is_answered_whatever_it_says() {
+    let mut line = Line::of(2, 2);
+    line.claim("ann", 0, 1);
+    let record = |body| LogRecord::new(line.ledger.next_src(), None, body);
+    let claim = Claim {
+        claim_id: line.ledger.settled(line.coupon_id, 0, 1)[0].claim_id(line.coupon_id),
+        user_id: "ann".parse().unwrap(),
+        received_at: Timestamp::EPOCH,
+    };
+    let undated = record(Body::Readable(Input::Claim(claim.clone())));
+    assert_eq!(undated.appended_at, UNDATED);
+    let outcome = line.ledger.clone().fold(undated).unwrap();
+    let invalid = InvalidOutcome { reason: InvalidReason::Undated, claim_id: Some(claim.claim_id) };
+    assert_eq!(outcome.subject, Subject::Invalid(invalid), "even where the claim has its answer");
+    let outcome = line.ledger.clone().fold(record(Body::Undecodable(None))).unwrap();
+    assert!(matches!(
+        outcome.subject,
+        Subject::Invalid(InvalidOutcome { reason: InvalidReason::Undated, .. })
+    ));
+}

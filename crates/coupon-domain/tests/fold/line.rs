@@ -111,6 +111,7 @@ fn any_body() -> impl Strategy<Value = Body> {
         5 => commands.prop_map(|(c, k, change, v)| Body::Readable(Input::Command(command(c, k, change, v)))),
         1 => Just(Body::Undecodable(None)),
         1 => Just(Body::Undecodable(Some(claim(0, 0, 0, 0).claim_id))),
+        1 => Just(Body::Undated(Some(claim(0, 0, 0, 0).claim_id))),
     ]
 }
 

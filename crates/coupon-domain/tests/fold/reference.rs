@@ -331,7 +331,7 @@ impl History<'_> {
 
     fn answer(&mut self, record: &LogRecord) {
         let answer = match &record.body {
-            Body::Undecodable(_) => Answer::Invalid,
+            Body::Undecodable(_) | Body::Undated(_) => Answer::Invalid,
             Body::Readable(Input::Claim(claim)) => {
                 self.claim(record.appended_at, claim.claim_id, &claim.user_id)
             }

@@ -45,6 +45,7 @@ mod signed_tokens;
 #[cfg(feature = "otlp")]
 mod spans;
 mod topic_recreated;
+mod topic_settings;
 mod trace;
 mod undecodable_record;
 mod wrong_topics;
@@ -76,6 +77,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("the_same_command_twice_has_one_effect", commands_repeated::scenario),
     ("without_postgres_claims_and_commands_go_on", postgres_stopped::scenario),
     ("postgres_put_back_in_time_catches_up", postgres_back_in_time::scenario),
+    (
+        "topics_that_are_changed_under_the_system_are_named_and_nothing_undated_is_promised",
+        topic_settings::scenario,
+    ),
     ("postgres_wiped_and_put_back_lifts_the_halt", postgres_wiped::scenario),
     ("a_coupon_is_redeemed_once_by_its_owner_in_time", redemptions::scenario),
     ("redis_emptied_or_hung_costs_nothing_but_time", redis_lost::scenario),

@@ -48,7 +48,7 @@ pub(crate) fn scenario() -> Result<()> {
     })
 }
 
-fn alter(world: &World, topic: &str, setting: &str) -> Result<()> {
+pub(crate) fn alter(world: &World, topic: &str, setting: &str) -> Result<()> {
     let arguments = ["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", setting];
     world.servers().kafka_tool("kafka.admin.ConfigCommand", &arguments)?;
     Ok(())

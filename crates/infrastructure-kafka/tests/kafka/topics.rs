@@ -140,7 +140,7 @@ fn too_few_copies_are_a_problem() {
             other => panic!("{other}"),
         })
         .collect();
-    let of_each_topic = [("replication factor", "at least 3"), ("min.insync.replicas", "at least 2")];
+    let of_each_topic = [("replication.factor", "at least 3"), ("min.insync.replicas", "at least 2")];
     assert_eq!(settings, of_each_topic.repeat(5));
 }
 
