@@ -4,6 +4,7 @@
 //! The sources are read in the order in which they can only be behind the next one: Redis, PostgreSQL, state and persisted topics,
 //! outcomes, dead letters, claims. So it works in the middle of a burst. It only reads.
 
+mod claims;
 mod error;
 mod findings;
 mod line;
@@ -11,6 +12,7 @@ mod newcomers;
 mod outcomes;
 mod pass;
 mod published;
+mod rows;
 mod tables;
 mod tally;
 mod view;
@@ -19,5 +21,6 @@ pub use error::AuditError;
 pub use findings::Findings;
 pub use line::Progress;
 pub use pass::{Begin, Cut, Installation, Pass, inspect};
+pub use rows::Spill;
 pub use tally::Ledger as ClaimLedger;
 pub use view::View;

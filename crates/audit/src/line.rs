@@ -1,6 +1,7 @@
 //! One partition: folds its claims again and compares everybody who says something about it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use coupon_domain::invariant::Invariant;
@@ -8,20 +9,20 @@ use coupon_domain::ledger::{Body, DefaultHasher, Ledger, LogRecord};
 use coupon_domain::outcome::Subject;
 use coupon_domain::resume::RecordIdentity;
 use coupon_domain::wire::{PublishedState, Unreadable, decode_claims_record};
-use coupon_domain::{
-    Chain, ClaimAnswer, CouponId, Definition, Offset, Outcome, Partition, Timestamp, UserId,
-};
+use coupon_domain::{Chain, ClaimAnswer, CouponId, Definition, Offset, Outcome, Partition, Timestamp};
 use infrastructure_kafka::dead_letter::queue::Queue;
 use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use infrastructure_kafka::{Entry, LogBounds, LogCursor};
 
+use crate::claims::{self, Kept};
 use crate::error::{AuditError, failed};
 use crate::findings::Findings;
 use crate::newcomers::Newcomers;
 use crate::outcomes::{self, FirstCopies};
+use crate::rows::{Row, Rows, Spill};
 use crate::tables::Tables;
-use crate::tally::{self, State, Tally, state_of};
-use crate::view::View;
+use crate::tally::{self, State, state_of};
+use crate::view::{Strays, View};
 
 /// How far everybody has come in a partition. Offsets are of the claims log, the next one each.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ pub(crate) struct Audited<'a> {
     pub(crate) view: Option<&'a mut View>,
     pub(crate) dead_letters: &'a Queue,
     pub(crate) now: Timestamp,
+    pub(crate) spill: &'a Spill,
 }
 
 /// One partition's sources.
@@ -69,6 +71,8 @@ pub(crate) struct Sources<'a> {
 pub(crate) struct Known {
     folded: Folded,
     outcomes: outcomes::Known,
+    /// What was said of each claim.
+    claims: Option<Kept>,
 }
 
 /// What the records of a line came to.
@@ -81,10 +85,10 @@ struct Folded {
     ledger: Option<Ledger>,
     folded_from: i64,
     proven_from: i64,
-    grants: HashMap<CouponId, HashMap<UserId, u32>>,
+    /// How many each user was granted, by a hash that this process alone makes.
+    grants: HashMap<CouponId, HashMap<u64, u16>>,
     granted: HashMap<CouponId, u32>,
-    finals: HashMap<(CouponId, [u8; 16]), Offset>,
-    tally: Tally,
+    users: RandomState,
     /// Where the log no longer begins at 0: the coupons that were published in what is left of it.
     newcomers: Newcomers,
 }
@@ -106,11 +110,10 @@ impl Known {
             proven_from: folded_from,
             grants: HashMap::new(),
             granted: HashMap::new(),
-            finals: HashMap::new(),
-            tally: Tally::default(),
+            users: RandomState::new(),
             newcomers: Newcomers::new(partition, claims.start),
         };
-        Self { folded, outcomes: outcomes::Known::nothing(partition, outcomes.start) }
+        Self { folded, outcomes: outcomes::Known::nothing(partition, outcomes.start), claims: None }
     }
 
     /// True where these logs go on from it: neither cut behind it, nor shorter.
@@ -160,6 +163,10 @@ struct Line<'a> {
     claims: LogCursor<'a>,
     outcomes: FirstCopies<'a>,
     tables: Tables<'a>,
+    /// What the records say of claims.
+    rows: Rows,
+    /// What was known of them before.
+    earlier: Option<Kept>,
     bounds: LogBounds,
     folded: Folded,
     /// What is to be compared with the fold when it stands at an offset.
@@ -172,13 +179,13 @@ struct Line<'a> {
     is_cut_short: bool,
     /// Where every store has come; none if no later audit goes on.
     cut: Option<i64>,
-    kept: Option<Known>,
+    kept: Option<(Folded, outcomes::Known)>,
 }
 
 impl<'a> Line<'a> {
     fn open(sources: Sources<'a>, audited: &mut Audited<'_>) -> Result<Self, AuditError> {
         let Sources { claims, claims_bounds, outcomes, tables, known, goes_on, .. } = sources;
-        let Known { mut folded, outcomes: read } = known;
+        let Known { mut folded, outcomes: read, claims: earlier } = known;
         let partition = folded.partition;
         let outcomes = FirstCopies::new(outcomes, partition, read, audited.findings)?;
         let first_answered = outcomes.first_src().unwrap_or_else(|| tables.next_src().number());
@@ -217,6 +224,8 @@ impl<'a> Line<'a> {
             claims,
             outcomes,
             tables,
+            rows: Rows::beyond(earlier.as_ref().map(|earlier| earlier.rows.clone()), audited.spill),
+            earlier,
             bounds: claims_bounds,
             folded,
             states,
@@ -236,7 +245,7 @@ impl<'a> Line<'a> {
     fn keep_at(&mut self, src: i64) {
         if self.cut.is_some_and(|cut| src >= cut) {
             self.cut = None;
-            self.kept = Some(Known { folded: self.folded.clone(), outcomes: self.outcomes.known().clone() });
+            self.kept = Some((self.folded.clone(), self.outcomes.known().clone()));
         }
     }
 
@@ -244,8 +253,10 @@ impl<'a> Line<'a> {
     fn outcomes_alone(&mut self, audited: &mut Audited<'_>) -> Result<(), AuditError> {
         while let Some(src) = self.outcomes.peek().filter(|src| *src < self.bounds.start) {
             if let Some(outcome) = self.outcomes.take(src, audited.findings)? {
-                self.count(&outcome, audited);
-                self.compare_stores(&outcome, None, audited)?;
+                let mut row = outcome.claim_id().map(|claim_id| Row::of(&claim_id, src));
+                self.count(&outcome, row.as_mut(), audited);
+                self.compare_stores(&outcome, None, row.as_mut(), audited)?;
+                self.keep(row)?;
             }
         }
         Ok(())
@@ -256,9 +267,10 @@ impl<'a> Line<'a> {
         let src = entry.offset;
         let place = format!("partition {}, claims offset {src}", self.partition);
         let Some(record) = self.read(entry, &place, audited.findings) else { return Ok(false) };
-        let named = record.body.claim_id();
-        if let Some(claim_id) = named.filter(|_| src >= self.folded.proven_from) {
-            self.folded.tally.accept(&claim_id);
+        let mut row = record.body.claim_id().map(|claim_id| Row::of(&claim_id, src));
+        let is_proven = src >= self.folded.proven_from;
+        if let Some(row) = row.as_mut().filter(|_| is_proven) {
+            row.marks |= claims::ACCEPTED;
         }
         let (mut expected, mut unfolded) = (None, None);
         match &mut self.folded.ledger {
@@ -275,7 +287,7 @@ impl<'a> Line<'a> {
         let found = self.outcomes.take(src, audited.findings)?;
         if let Some(found) = &found {
             audited.findings.checked(Invariant::OneOutcome, "answered records", 1);
-            self.count(found, audited);
+            self.count(found, row.as_mut(), audited);
             if let Some(expected) = &expected {
                 self.compare_outcome(&place, found, expected, audited.findings);
             }
@@ -290,15 +302,16 @@ impl<'a> Line<'a> {
         let answered = found.is_some() || self.outcomes.first_src().is_some_and(|first| src < first);
         match expected.as_ref().or(found.as_ref()) {
             Some(truth) if answered || src < self.tables.next_src().number() => {
-                self.settle(truth, entry, &place, audited);
-                self.compare_stores(truth, self.definition_of(truth).as_deref(), audited)?;
+                self.settle(truth, entry, &place, row.as_mut(), audited);
+                self.compare_stores(truth, self.definition_of(truth).as_deref(), row.as_mut(), audited)?;
             }
             _ => {
-                if let Some(claim_id) = named.filter(|_| src >= self.folded.proven_from) {
-                    self.folded.tally.settle(&claim_id, State::Undecided, false);
+                if let Some(row) = row.as_mut().filter(|_| is_proven) {
+                    settled(row, State::Undecided, false);
                 }
             }
         }
+        self.keep(row)?;
         if let Some(truth) = &expected {
             self.compare_at(src.saturating_add(1), found.as_ref().or(Some(truth)), audited);
         }
@@ -342,7 +355,7 @@ impl<'a> Line<'a> {
     }
 
     /// What must hold of the outcomes log whatever the fold says.
-    fn count(&mut self, outcome: &Outcome, audited: &mut Audited<'_>) {
+    fn count(&mut self, outcome: &Outcome, row: Option<&mut Row>, audited: &mut Audited<'_>) {
         let Subject::Claim(claim) = &outcome.subject else { return };
         if !claim.is_final {
             return;
@@ -350,11 +363,9 @@ impl<'a> Line<'a> {
         let findings = &mut *audited.findings;
         let (src, coupon_id) = (outcome.src_offset, claim.claim_id.coupon_id);
         let place = format!("partition {}, claims offset {src}", self.partition);
-        let first =
-            *self.folded.finals.entry((coupon_id, claim.claim_id.mac)).or_insert(outcome.decided_offset);
-        if first != outcome.decided_offset {
-            let finding = format!("{} got its final outcome at {first} already", claim.claim_id);
-            findings.broken(Invariant::OneOutcome, &place, &finding);
+        if let Some(row) = row {
+            row.marks |= claims::FINAL;
+            row.decided = outcome.decided_offset.number();
         }
         if !outcome.is_new() || claim.issue_no.is_none() {
             return;
@@ -363,8 +374,9 @@ impl<'a> Line<'a> {
         findings.checked(Invariant::OneEach, "grants", 1);
         let granted = self.folded.granted.entry(coupon_id).or_default();
         *granted += 1;
-        let held = self.folded.grants.entry(coupon_id).or_default().entry(claim.user_id.clone()).or_default();
-        *held += 1;
+        let user = self.folded.users.hash_one(claim.user_id.as_str());
+        let held = self.folded.grants.entry(coupon_id).or_default().entry(user).or_default();
+        *held = held.saturating_add(1);
         let Some(state) = self.folded.ledger.as_ref().and_then(|ledger| ledger.coupon(coupon_id)) else {
             return;
         };
@@ -372,7 +384,7 @@ impl<'a> Line<'a> {
             let finding = format!("{} is grant {granted} of {}", claim.claim_id, state.quantity);
             findings.broken(Invariant::NoOversell, &place, &finding);
         }
-        let limit = u32::from(state.definition.per_user_limit());
+        let limit = state.definition.per_user_limit();
         if *held > limit {
             let finding = format!("{} is grant {held} of {limit} for this user", claim.claim_id);
             findings.broken(Invariant::OneEach, &place, &finding);
@@ -380,10 +392,19 @@ impl<'a> Line<'a> {
     }
 
     /// What became of the claim of an answered record.
-    fn settle(&mut self, truth: &Outcome, entry: &Entry, place: &str, audited: &mut Audited<'_>) {
+    fn settle(
+        &self,
+        truth: &Outcome,
+        entry: &Entry,
+        place: &str,
+        row: Option<&mut Row>,
+        audited: &mut Audited<'_>,
+    ) {
         match &truth.subject {
             Subject::Claim(claim) => {
-                self.folded.tally.settle(&claim.claim_id, state_of(claim.code), claim.is_final);
+                if let Some(row) = row {
+                    settled(row, state_of(claim.code), claim.is_final);
+                }
             }
             Subject::Command(_) => {}
             Subject::Invalid(invalid) => {
@@ -407,8 +428,8 @@ impl<'a> Line<'a> {
                     let finding = "its copy in the dead-letter queue has other bytes";
                     audited.findings.broken(Invariant::OneOutcome, place, finding);
                 }
-                if let Some(claim_id) = invalid.claim_id {
-                    self.folded.tally.settle(&claim_id, State::DeadLettered, false);
+                if let Some(row) = row.filter(|_| invalid.claim_id.is_some()) {
+                    settled(row, State::DeadLettered, false);
                 }
             }
         }
@@ -425,6 +446,7 @@ impl<'a> Line<'a> {
         &mut self,
         truth: &Outcome,
         definition: Option<&Definition>,
+        row: Option<&mut Row>,
         audited: &mut Audited<'_>,
     ) -> Result<(), AuditError> {
         let findings = &mut *audited.findings;
@@ -444,9 +466,21 @@ impl<'a> Line<'a> {
         if let Some(view) = audited.view.as_deref_mut()
             && let Some(answer) = ClaimAnswer::of(truth)
         {
-            view.compare_answer(&answer, findings);
+            let said = view.answered(&answer);
+            if let (Some(said), Some(row)) = (said, row) {
+                row.said = said;
+                row.marks |= claims::ANSWER | if answer.is_final { claims::ANSWER_FINAL } else { 0 };
+            }
         }
         Ok(())
+    }
+
+    /// Keeps what a record said of a claim until all of them are judged.
+    fn keep(&mut self, row: Option<Row>) -> Result<(), AuditError> {
+        match row {
+            Some(row) if row.marks != 0 => self.rows.push(row),
+            _ => Ok(()),
+        }
     }
 
     /// Compares everything that speaks of the line as it is before the record at `next_src`.
@@ -526,10 +560,6 @@ impl<'a> Line<'a> {
         self.close_published(decided, findings);
         let mut lowest_view = None;
         if let Some(view) = audited.view.as_deref() {
-            let proven_from = Offset::new(self.folded.proven_from).unwrap_or(Offset::ZERO);
-            if !self.is_cut_short {
-                view.compare_rest(partition, proven_from, findings);
-            }
             let decided = Offset::new(decided).unwrap_or(Offset::ZERO);
             for state in self.folded.ledger.iter().flat_map(Ledger::coupons) {
                 if state.status != coupon_domain::CouponStatus::Retired {
@@ -550,15 +580,30 @@ impl<'a> Line<'a> {
             proven_from,
             live: live.collect(),
         };
-        let (ledger, of_coupon) = self.folded.tally.ledgers();
         // Every store has come to the end of the line: what is known there needs no copy.
         let is_everyone_here = !self.is_cut_short && self.cut.is_some_and(|cut| self.folded.next_src >= cut);
+        let cut = match &self.kept {
+            Some((folded, _)) => Some(folded.next_src),
+            None => is_everyone_here.then_some(i64::MAX),
+        };
+        let proven_from = (!self.is_cut_short).then_some(self.folded.proven_from);
+        let mut strays = Strays { findings: audited.findings, proven_from };
+        let mut view = audited.view.as_deref_mut();
+        let judged = match self.earlier.filter(|_| !self.rows.has_news()) {
+            Some(earlier) => earlier.unchanged(),
+            None => claims::judge(self.rows, view.as_deref_mut(), cut, audited.spill, &mut strays)?,
+        };
+        if let Some(view) = view {
+            view.take_rest(partition, &mut strays)?;
+        }
+        let mut ledger = tally::Ledger::default();
+        judged.of_coupon.values().for_each(|counted| ledger += *counted);
+        let of_coupon = judged.of_coupon;
         let known = match self.kept {
-            None if is_everyone_here => {
-                Some(Known { folded: self.folded, outcomes: self.outcomes.into_known() })
-            }
+            None if is_everyone_here => Some((self.folded, self.outcomes.into_known())),
             kept => kept,
         };
+        let known = known.map(|(folded, outcomes)| Known { folded, outcomes, claims: judged.kept });
         Ok(Audit { progress, ledger, of_coupon, known })
     }
 
@@ -587,6 +632,12 @@ fn compare_record(place: &str, found: &Outcome, identity: &RecordIdentity, findi
     if RecordIdentity::of_outcome(found) != *identity {
         findings.broken(Invariant::Agree, place, "its outcome answers another record");
     }
+}
+
+/// What became of the claim of a record.
+fn settled(row: &mut Row, state: State, is_final: bool) {
+    row.marks |= claims::SETTLED | if is_final { claims::SETTLED_FOR_GOOD } else { 0 };
+    row.state = state.number();
 }
 
 /// The names of what differs; a report names no user.

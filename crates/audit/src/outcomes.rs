@@ -1,6 +1,5 @@
 //! The outcomes log of one partition, read for its first copies; what is wrong with the log itself is found here.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use coupon_domain::invariant::Invariant;
@@ -27,7 +26,7 @@ pub(crate) struct Known {
     /// The one that is handed out next.
     next: Option<Outcome>,
     /// What the first copies said, by the offset that they answer, hashed by this process alone.
-    said: HashMap<i64, u64>,
+    said: Said,
     hasher: RandomState,
     /// The first offset that the log still answers.
     first_src: Option<i64>,
@@ -43,7 +42,7 @@ impl Known {
         Self {
             at: log_start,
             next: None,
-            said: HashMap::new(),
+            said: Said::default(),
             hasher: RandomState::new(),
             first_src: from_the_beginning.then_some(0),
             next_src: from_the_beginning.then_some(0),
@@ -128,13 +127,13 @@ impl<'a> FirstCopies<'a> {
     fn judge(&mut self, outcome: Outcome, place: &str, findings: &mut Findings) {
         let src = outcome.src_offset.number();
         // Two releases may spell the same outcome differently.
-        let said = self.known.hasher.hash_one(encode_outcome(&outcome));
+        let said = short(self.known.hasher.hash_one(encode_outcome(&outcome)));
         let next_src = *self.known.next_src.get_or_insert(src);
         self.known.first_src.get_or_insert(src);
         if src < next_src {
             findings.checked(Invariant::OneOutcome, "later copies", 1);
             // Of what stood before the log's start the first copy is gone; it is compared with the fold like any other reader would.
-            if self.known.said.get(&src).is_some_and(|first| *first != said) {
+            if self.known.said.at(src).is_some_and(|first| first != said) {
                 let finding = format!("answers claims offset {src} otherwise than the first copy");
                 findings.broken(Invariant::OneOutcome, place, &finding);
             }
@@ -154,7 +153,55 @@ impl<'a> FirstCopies<'a> {
         findings.checked(Invariant::Agree, "outcomes", 1);
         self.known.chain = Some(outcome.chain);
         self.known.next_src = Some(outcome.src_offset.next().number());
-        self.known.said.insert(src, said);
+        self.known.said.push(src, said);
         self.known.next = Some(outcome);
+    }
+}
+
+/// What stands at offsets in a row: a gap begins another row. Four bytes each, for there are as many as records.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    rows: Vec<(i64, Vec<u32>)>,
+}
+
+impl Said {
+    /// What stands at this offset, which is behind all others.
+    fn push(&mut self, src: i64, said: u32) {
+        match self.rows.last_mut() {
+            Some((start, row)) if i64::try_from(row.len()).is_ok_and(|length| *start + length == src) => {
+                row.push(said);
+            }
+            _ => self.rows.push((src, vec![said])),
+        }
+    }
+
+    fn at(&self, src: i64) -> Option<u32> {
+        let behind = self.rows.partition_point(|(start, _)| *start <= src);
+        let (start, row) = self.rows.get(behind.checked_sub(1)?)?;
+        row.get(usize::try_from(src - start).ok()?).copied()
+    }
+}
+
+/// Half of a hash: that two answers share it by chance is one in four billion.
+fn short(hash: u64) -> u32 {
+    let [a, b, c, d, ..] = hash.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_is_found_by_offset_across_gaps() {
+        let mut said = Said::default();
+        for src in (7..10).chain(20..22) {
+            said.push(src, u32::try_from(src).unwrap());
+        }
+        assert_eq!(said.rows.len(), 2);
+        for src in 0..30 {
+            let wanted = (7..10).contains(&src) || (20..22).contains(&src);
+            assert_eq!(said.at(src), wanted.then(|| u32::try_from(src).unwrap()));
+        }
     }
 }

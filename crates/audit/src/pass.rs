@@ -17,6 +17,7 @@ use crate::error::{AuditError, failed};
 use crate::findings::Findings;
 use crate::line::{self, Audited, Known, Progress, Sources};
 use crate::published::Published;
+use crate::rows::Spill;
 use crate::tables::Tables;
 use crate::tally::Ledger as ClaimLedger;
 use crate::view::View;
@@ -33,6 +34,8 @@ pub struct Installation<'a> {
     pub view: Option<&'a ViewMaintenance>,
     /// The keys behind the codes of coupons: those of other coupons are not compared.
     pub keys: Option<&'a KeyRing>,
+    /// Where what is known of claims goes, once it is too much for memory.
+    pub spill: &'a Spill,
 }
 
 /// Where a pass begins.
@@ -110,7 +113,7 @@ fn audit_lines(
     findings: &mut Findings,
     begin: Begin,
 ) -> Result<Lines, AuditError> {
-    let Installation { connection, layout, keys, .. } = *installation;
+    let Installation { connection, layout, keys, spill, .. } = *installation;
     let (goes_on, mut earlier) = match begin {
         Begin::AtTheBeginning => (false, Cut::default()),
         Begin::At(cut) => (true, cut),
@@ -173,7 +176,8 @@ fn audit_lines(
             known,
             goes_on,
         };
-        let mut audited = Audited { findings, view: view.as_deref_mut(), dead_letters: &dead_letters, now };
+        let mut audited =
+            Audited { findings, view: view.as_deref_mut(), dead_letters: &dead_letters, now, spill };
         let audit = line::audit(sources, &mut audited)?;
         progress.push(audit.progress);
         cut.lines.extend(audit.known.map(|known| (number, known)));

@@ -1,8 +1,6 @@
 //! The ledger of claims: each distinct claim by its final answer, else by its latest. Disjoint, so that it must add up.
 
-use std::collections::{BTreeMap, HashMap};
-
-use coupon_domain::{ClaimCode, ClaimId, CouponId};
+use coupon_domain::ClaimCode;
 use serde_json::{Value, json};
 
 /// What became of a claim.
@@ -22,16 +20,42 @@ pub(crate) enum State {
     Lost,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    state: State,
-    is_final: bool,
+impl State {
+    const ALL: [Self; 6] =
+        [Self::Granted, Self::Rejected, Self::Deferred, Self::Undecided, Self::DeadLettered, Self::Lost];
+
+    /// Its number in a row.
+    pub(crate) fn number(self) -> u8 {
+        let place = Self::ALL.iter().position(|state| *state == self);
+        place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
+    }
+
+    /// The state with this number.
+    pub(crate) fn of_number(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Lost)
+    }
 }
 
-/// All claims of a line.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
-    claims: HashMap<(CouponId, [u8; 16]), Standing>,
+/// What is known of a claim so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) state: State,
+    pub(crate) is_final: bool,
+}
+
+impl Standing {
+    /// It stands in the log; nothing is known of it unless something was already.
+    pub(crate) fn accepted(earlier: Option<Self>) -> Self {
+        earlier.unwrap_or(Self { state: State::Lost, is_final: false })
+    }
+
+    /// Something became of it. What was final stays.
+    pub(crate) fn settled(earlier: Option<Self>, state: State, is_final: bool) -> Self {
+        let news = Self { state, is_final };
+        let Some(earlier) = earlier else { return news };
+        let no_news = state == State::Undecided && earlier.state != State::Lost;
+        if earlier.is_final || no_news { earlier } else { news }
+    }
 }
 
 /// The ledger's columns.
@@ -51,34 +75,6 @@ pub struct Ledger {
     pub dead_lettered: u64,
 }
 
-impl Tally {
-    /// A claim stands in the log; nothing is known of it unless something was already.
-    pub(crate) fn accept(&mut self, claim_id: &ClaimId) {
-        let lost = Standing { state: State::Lost, is_final: false };
-        self.claims.entry((claim_id.coupon_id, claim_id.mac)).or_insert(lost);
-    }
-
-    /// Something became of a claim. What was final stays.
-    pub(crate) fn settle(&mut self, claim_id: &ClaimId, state: State, is_final: bool) {
-        let standing =
-            self.claims.entry((claim_id.coupon_id, claim_id.mac)).or_insert(Standing { state, is_final });
-        let no_news = state == State::Undecided && standing.state != State::Lost;
-        if !standing.is_final && !no_news {
-            *standing = Standing { state, is_final };
-        }
-    }
-
-    /// The ledger of each coupon, and of all.
-    pub(crate) fn ledgers(&self) -> (Ledger, BTreeMap<CouponId, Ledger>) {
-        let (mut all, mut of_coupon) = (Ledger::default(), BTreeMap::<CouponId, Ledger>::new());
-        for ((coupon_id, _), standing) in &self.claims {
-            all.count(standing.state);
-            of_coupon.entry(*coupon_id).or_default().count(standing.state);
-        }
-        (all, of_coupon)
-    }
-}
-
 /// What an answer makes of a claim.
 pub(crate) fn state_of(code: ClaimCode) -> State {
     match code {
@@ -91,7 +87,8 @@ pub(crate) fn state_of(code: ClaimCode) -> State {
 }
 
 impl Ledger {
-    fn count(&mut self, state: State) {
+    /// One more claim.
+    pub(crate) fn count(&mut self, state: State) {
         self.accepted += 1;
         match state {
             State::Granted => self.granted += 1,
@@ -159,29 +156,33 @@ impl std::fmt::Display for Ledger {
 mod tests {
     use super::*;
 
-    fn claim(mac: u8) -> ClaimId {
-        format!("c0-{}.0.0.{}", "1".repeat(32), format!("{mac:02x}").repeat(16)).parse().unwrap()
-    }
-
     #[test]
     fn each_claim_counts_once_by_its_latest_answer() {
-        let mut tally = Tally::default();
-        for mac in 1..=6 {
-            tally.accept(&claim(mac));
+        let of = |answers: &[(State, bool)]| {
+            let accepted = Some(Standing::accepted(None));
+            let settle = |earlier, (state, is_final): &(State, bool)| {
+                Some(Standing::settled(earlier, *state, *is_final))
+            };
+            answers.iter().fold(accepted, settle).unwrap().state
+        };
+        let deferred = (State::Deferred, false);
+        let dead_lettered = (State::DeadLettered, false);
+        let undecided = (State::Undecided, false);
+        let claims = [
+            of(&[deferred, (State::Granted, true), dead_lettered]),
+            of(&[deferred, dead_lettered]),
+            of(&[deferred, undecided]),
+            of(&[undecided]),
+            of(&[(State::Rejected, true)]),
+            of(&[]),
+        ];
+        let mut ledger = Ledger::default();
+        for state in claims {
+            ledger.count(State::of_number(state.number()));
         }
-        tally.settle(&claim(1), State::Deferred, false);
-        tally.settle(&claim(1), State::Granted, true);
-        tally.settle(&claim(1), State::DeadLettered, false);
-        tally.settle(&claim(2), State::Deferred, false);
-        tally.settle(&claim(2), State::DeadLettered, false);
-        tally.settle(&claim(3), State::Deferred, false);
-        tally.settle(&claim(3), State::Undecided, false);
-        tally.settle(&claim(4), State::Undecided, false);
-        tally.settle(&claim(5), State::Rejected, true);
-        let (ledger, of_coupon) = tally.ledgers();
         let wanted =
             Ledger { accepted: 6, granted: 1, rejected: 1, deferred: 1, undecided: 1, dead_lettered: 1 };
-        assert_eq!((ledger, ledger.lost(), of_coupon.len()), (wanted, 1, 1));
+        assert_eq!((ledger, ledger.lost()), (wanted, 1));
         let sum = "accepted 6 = granted 1 + rejected 1 + deferred 1 + undecided 1 + dead_lettered 1";
         assert_eq!(ledger.to_string(), sum);
     }

@@ -1,6 +1,6 @@
 //! The view in Redis. It is read before the logs, so it can only be behind them; what it says is compared at the moment that it says it of.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
 use coupon_domain::invariant::Invariant;
@@ -8,8 +8,10 @@ use coupon_domain::view_sync::ViewWatermark;
 use coupon_domain::{ClaimAnswer, ClaimId, CouponId, CouponState, Offset, Timestamp};
 use infrastructure_redis::{CouponHash, FoundAnswer, ViewMaintenance};
 
+use crate::claims;
 use crate::error::{AuditError, failed};
 use crate::findings::Findings;
+use crate::rows::{Key, Row, Rows, Sorted, Spill};
 
 /// Most answers of a view that are looked for once more.
 const MISSED_MAX: usize = 1_000;
@@ -24,8 +26,8 @@ pub struct View {
 }
 
 enum Answers {
-    /// All of them were read before the logs.
-    Read { seen: HashMap<(CouponId, [u8; 16]), Seen>, hasher: RandomState },
+    /// All of them were read before the logs, sorted by claim: they are taken as the claims of the logs are judged.
+    Read { seen: Sorted, hasher: RandomState },
     /// Those that the logs give are looked up behind them.
     LookedUp(Vec<ClaimAnswer>),
 }
@@ -40,27 +42,24 @@ struct Hash {
     missed: Vec<ClaimId>,
 }
 
-struct Seen {
-    claim_id: ClaimId,
-    decided_offset: Offset,
-    /// What it says, hashed by this process alone: millions of answers are kept.
-    said: u64,
-}
-
 impl View {
     /// Reads the view: the hashes, then the answers, then the hashes again, so that a view that was lost meanwhile is not blamed for gaps.
     ///
     /// # Errors
     /// [`AuditError`].
-    pub async fn read(maintenance: &ViewMaintenance, findings: &mut Findings) -> Result<Self, AuditError> {
+    pub async fn read(
+        maintenance: &ViewMaintenance,
+        spill: &Spill,
+        findings: &mut Findings,
+    ) -> Result<Self, AuditError> {
         let before = maintenance.coupons().await.map_err(failed("reading Redis"))?;
-        let (mut answers, hasher) = (HashMap::new(), RandomState::new());
-        let mut unreadable = Vec::new();
+        let (mut rows, hasher) = (Rows::beyond(None, spill), RandomState::new());
+        let (mut unreadable, mut spilled) = (Vec::new(), Ok(()));
         let each = |found| match found {
             FoundAnswer::Read(key, answer) if key == answer.claim_id => {
-                let said = hashed(&hasher, &answer);
-                let seen = Seen { claim_id: key, decided_offset: answer.decided_offset, said };
-                answers.insert((key.coupon_id, key.mac), seen);
+                if spilled.is_ok() {
+                    spilled = rows.push(row_of(&hasher, &answer));
+                }
             }
             FoundAnswer::Read(key, answer) => {
                 unreadable.push(format!("the answer under claim {key} is that of {}", answer.claim_id));
@@ -68,6 +67,7 @@ impl View {
             FoundAnswer::Unreadable(key) => unreadable.push(format!("{key} holds no answer")),
         };
         maintenance.answers(each).await.map_err(failed("reading Redis"))?;
+        spilled?;
         for finding in unreadable {
             findings.broken(Invariant::Agree, "Redis", &finding);
         }
@@ -85,7 +85,7 @@ impl View {
             };
             hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() });
         }
-        Ok(Self { hashes, answers: Answers::Read { seen: answers, hasher } })
+        Ok(Self { hashes, answers: Answers::Read { seen: rows.sorted()?, hasher } })
     }
 
     /// Reads the hashes alone: answers are looked up once the logs have given them.
@@ -145,34 +145,66 @@ impl View {
         }
     }
 
-    /// Compares what the view says of a claim with the answer that the log gave, or keeps the answer to be looked up.
-    pub(crate) fn compare_answer(&mut self, answer: &ClaimAnswer, findings: &mut Findings) {
+    /// What the log answered, where it is to be compared with what was read; else it is kept to be looked up.
+    pub(crate) fn answered(&mut self, answer: &ClaimAnswer) -> Option<u64> {
         match &mut self.answers {
             Answers::LookedUp(given) => {
                 if self.hashes.contains_key(&answer.claim_id.coupon_id) {
                     given.push(*answer);
                 }
+                None
             }
-            Answers::Read { seen, hasher } => {
-                let claim = (answer.claim_id.coupon_id, answer.claim_id.mac);
-                match seen.get(&claim) {
-                    Some(found) if found.decided_offset == answer.decided_offset => {
-                        compare_said(found.said == hashed(hasher, answer), answer, findings);
-                        seen.remove(&claim);
-                    }
-                    _ => self.misses(answer),
-                }
+            Answers::Read { hasher, .. } => Some(hashed(hasher, answer)),
+        }
+    }
+
+    /// What the view says of a claim. Claims are asked for in their order; what it says of those between them no record of the logs gave.
+    pub(crate) fn take(&mut self, wanted: Key, strays: &mut Strays<'_>) -> Result<Option<Row>, AuditError> {
+        let Answers::Read { seen, .. } = &mut self.answers else { return Ok(None) };
+        let mut found = None;
+        while seen.peek().is_some_and(|row| row.key <= wanted) {
+            // A key may be met twice while Redis is read: the last one counts.
+            match seen.next()? {
+                Some(row) if row.key == wanted => found = Some(row),
+                Some(row) => strays.report(&row, seen.peek()),
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is left of a partition: answers that no record of its line gave.
+    pub(crate) fn take_rest(&mut self, partition: i32, strays: &mut Strays<'_>) -> Result<(), AuditError> {
+        let Answers::Read { seen, .. } = &mut self.answers else { return Ok(()) };
+        while seen.peek().is_some_and(|row| row.key.partition() <= partition) {
+            if let Some(row) = seen.next()? {
+                strays.report(&row, seen.peek());
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares an answer of the log with what the view says of the claim. True where it is the one that the view holds.
+    pub(crate) fn compare(&mut self, answered: &Row, seen: Option<&Row>, findings: &mut Findings) -> bool {
+        match seen {
+            Some(seen) if seen.src == answered.src => {
+                compare_said(seen.said == answered.said, &answered.claim_id(), answered.offset(), findings);
+                true
+            }
+            _ => {
+                self.misses(answered.claim_id(), answered.offset(), answered.is(claims::ANSWER_FINAL));
+                false
             }
         }
     }
 
     /// An answer that is not there: nothing wrong unless the view vouches for it.
-    fn misses(&mut self, answer: &ClaimAnswer) {
-        let hash = self.hashes.get_mut(&answer.claim_id.coupon_id).filter(|_| answer.is_final);
-        if let Some(hash) = hash.filter(|hash| hash.vouches_to > Some(answer.decided_offset)) {
+    fn misses(&mut self, claim_id: ClaimId, decided: Offset, is_final: bool) {
+        let hash = self.hashes.get_mut(&claim_id.coupon_id).filter(|_| is_final);
+        if let Some(hash) = hash.filter(|hash| hash.vouches_to > Some(decided)) {
             hash.missing += 1;
             if hash.missed.len() < MISSED_MAX {
-                hash.missed.push(answer.claim_id);
+                hash.missed.push(claim_id);
             }
         }
     }
@@ -191,30 +223,17 @@ impl View {
             for (answer, found) in some.iter().zip(found) {
                 match found {
                     Some(Ok(found)) if found.decided_offset == answer.decided_offset => {
-                        compare_said(found == *answer, answer, findings);
+                        compare_said(found == *answer, &answer.claim_id, answer.decided_offset, findings);
                     }
                     Some(Ok(found)) if found.decided_offset > answer.decided_offset => {}
                     Some(Err(key)) => {
                         findings.broken(Invariant::Agree, "Redis", &format!("{key} holds no answer"));
                     }
-                    _ => self.misses(answer),
+                    _ => self.misses(answer.claim_id, answer.decided_offset, answer.is_final),
                 }
             }
         }
         Ok(())
-    }
-
-    /// What is left once the whole line was compared: answers that no record of the line from `proven_from` on gave.
-    pub(crate) fn compare_rest(&self, partition: i32, proven_from: Offset, findings: &mut Findings) {
-        let Answers::Read { seen, .. } = &self.answers else { return };
-        for seen in seen.values() {
-            let coupon_id = seen.claim_id.coupon_id;
-            if coupon_id.partition().number() == partition && seen.decided_offset >= proven_from {
-                let finding =
-                    format!("says that it was answered at {}, the log does not", seen.decided_offset);
-                findings.broken(Invariant::Agree, &format!("Redis, claim {}", seen.claim_id), &finding);
-            }
-        }
     }
 
     /// Whether a coupon's view is whole, and where the system is at rest: whether it is there and current.
@@ -283,11 +302,33 @@ impl View {
     }
 }
 
-fn compare_said(is_same: bool, answer: &ClaimAnswer, findings: &mut Findings) {
+/// Answers of the view that no record of the line gave.
+pub(crate) struct Strays<'a> {
+    pub(crate) findings: &'a mut Findings,
+    /// From where on the line proves it; none where the line was not read to its end.
+    pub(crate) proven_from: Option<i64>,
+}
+
+impl Strays<'_> {
+    /// One of them, unless the next one is the same again.
+    pub(crate) fn report(&mut self, row: &Row, next: Option<&Row>) {
+        let is_again = next.is_some_and(|next| next.key == row.key);
+        if !is_again && self.proven_from.is_some_and(|proven_from| row.src >= proven_from) {
+            let finding = format!("says that it was answered at {}, the log does not", row.src);
+            self.findings.broken(Invariant::Agree, &format!("Redis, claim {}", row.claim_id()), &finding);
+        }
+    }
+}
+
+fn row_of(hasher: &RandomState, answer: &ClaimAnswer) -> Row {
+    Row { said: hashed(hasher, answer), ..Row::of(&answer.claim_id, answer.decided_offset.number()) }
+}
+
+fn compare_said(is_same: bool, claim_id: &ClaimId, decided: Offset, findings: &mut Findings) {
     findings.checked(Invariant::Agree, "answers in Redis", 1);
     if !is_same {
-        let place = format!("Redis, claim {}", answer.claim_id);
-        let finding = format!("says otherwise than the log at offset {}", answer.decided_offset);
+        let place = format!("Redis, claim {claim_id}");
+        let finding = format!("says otherwise than the log at offset {decided}");
         findings.broken(Invariant::Agree, &place, &finding);
     }
 }

@@ -1,6 +1,6 @@
 //! `couponctl audit`: one pass of the audit, as a table.
 
-use audit::{Begin, Findings, Installation, Pass, Progress, View, inspect};
+use audit::{Begin, Findings, Installation, Pass, Progress, Spill, View, inspect};
 use clap::Args;
 use coupon_domain::CouponId;
 use infrastructure_redis::ViewMaintenance;
@@ -26,14 +26,14 @@ pub(crate) struct Audit {
 pub(crate) async fn run(audit: &Audit, settings: &Settings, output: Output) -> Result<(), Failure> {
     let (connection, layout) = settings.kafka()?;
     let postgres = settings.postgres()?;
-    let mut findings = Findings::new(audit.quiet);
+    let (mut findings, spill) = (Findings::new(audit.quiet), Spill::default());
     let maintenance = match audit.without_redis {
         true => None,
         false => Some(ViewMaintenance::new(&settings.redis()?).map_err(failed("connecting to Redis"))?),
     };
     let view = match &maintenance {
         None => None,
-        Some(maintenance) => Some(View::read(maintenance, &mut findings).await.map_err(could_not)?),
+        Some(maintenance) => Some(View::read(maintenance, &spill, &mut findings).await.map_err(could_not)?),
     };
     // Without keys everything but the codes of coupons is compared.
     let keys = settings.keys().ok();
@@ -43,6 +43,7 @@ pub(crate) async fn run(audit: &Audit, settings: &Settings, output: Output) -> R
         postgres: &postgres,
         view: maintenance.as_ref(),
         keys: keys.as_ref(),
+        spill: &spill,
     };
     let pass = inspect(&sources, view, findings, Begin::AtTheBeginning).await.map_err(could_not)?;
     report(&pass, audit, output);

@@ -12,7 +12,7 @@ mod metrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{AuditError, Begin, Cut, Findings, Installation, Pass, View};
+use audit::{AuditError, Begin, Cut, Findings, Installation, Pass, Spill, View};
 use infrastructure_kafka::{Connection, TopicLayout};
 use infrastructure_redis::ViewMaintenance;
 use service_runtime::topics_watch::TopicsWatch;
@@ -169,10 +169,10 @@ impl Auditor {
     }
 
     async fn look(&self, earlier: Option<Cut>) -> Result<Pass, AuditError> {
-        let mut findings = Findings::new(false);
+        let (mut findings, spill) = (Findings::new(false), Spill::default());
         let read = match earlier {
             Some(_) => View::read_hashes(&self.view).await,
-            None => View::read(&self.view, &mut findings).await,
+            None => View::read(&self.view, &spill, &mut findings).await,
         };
         self.metrics.view_read(read.is_ok());
         // The view may be lost at any time: without it everything else is compared all the same.
@@ -190,6 +190,7 @@ impl Auditor {
             view: Some(&self.view),
             // It holds no secret: codes of coupons are compared by the command.
             keys: None,
+            spill: &spill,
         };
         audit::inspect(&installation, view, findings, Begin::At(earlier.unwrap_or_default())).await
     }
