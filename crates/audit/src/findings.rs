@@ -13,6 +13,8 @@ pub struct Findings {
     /// Lag is a violation: the installation is said to be at rest.
     quiet: bool,
     promises: BTreeMap<&'static str, Promise>,
+    /// How many violations are lag and nothing else.
+    late: u64,
     /// What is no violation, and worth knowing.
     notes: Vec<String>,
 }
@@ -31,7 +33,7 @@ impl Findings {
     pub fn new(quiet: bool) -> Self {
         let provable = Invariant::ALL.into_iter().filter(|invariant| invariant.provable_from_data());
         let promises = provable.map(|invariant| (invariant.id(), Promise::default())).collect();
-        Self { quiet, promises, notes: Vec::new() }
+        Self { quiet, promises, late: 0, notes: Vec::new() }
     }
 
     fn promise(&mut self, invariant: Invariant) -> &mut Promise {
@@ -59,6 +61,7 @@ impl Findings {
     /// Something is behind: no harm while the system works, a broken promise where it is said to be at rest.
     pub(crate) fn late(&mut self, invariant: Invariant, place: &str, finding: &str) {
         if self.quiet {
+            self.late += 1;
             self.broken(invariant, place, finding);
         } else {
             self.note(format!("{place}: {finding}"));
@@ -85,6 +88,12 @@ impl Findings {
     /// How often each promise that data can prove was seen broken.
     pub fn violations(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.promises.iter().map(|(id, promise)| (*id, promise.broken))
+    }
+
+    /// True where all that was found is lag: it may be gone once everybody has had the time to come to rest.
+    #[must_use]
+    pub fn only_late(&self) -> bool {
+        self.late > 0 && self.late == self.violations().map(|(_, count)| count).sum::<u64>()
     }
 
     /// What was spelled out of the violations.
@@ -172,6 +181,9 @@ mod tests {
             let mut findings = Findings::new(quiet);
             findings.late(Invariant::Agree, "partition 0", "is behind");
             assert_eq!((findings.verdict().as_str(), findings.notes().len()), (verdict, notes));
+            assert_eq!(findings.only_late(), quiet);
+            findings.broken(Invariant::Agree, "partition 0", "contradicts");
+            assert!(!findings.only_late());
         }
     }
 }

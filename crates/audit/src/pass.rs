@@ -7,7 +7,7 @@ use coupon_domain::{CouponId, KeyRing, Ledger, Offset, Partition};
 use infrastructure_kafka::dead_letter::queue::{self, Payloads, Queue};
 use infrastructure_kafka::{Connection, LogBounds, LogCursor, Reader, Topic, TopicLayout};
 use infrastructure_postgres::PostgresSection;
-use infrastructure_postgres::audit::Snapshot;
+use infrastructure_postgres::audit::TableReader;
 use infrastructure_postgres::checkpoint::LoadError;
 use infrastructure_redis::ViewMaintenance;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use crate::findings::Findings;
 use crate::line::{self, Audited, Known, Progress, Sources};
 use crate::published::Published;
 use crate::rows::Spill;
-use crate::tables::Tables;
+use crate::tables::{Moment, Tables};
 use crate::tally::Ledger as ClaimLedger;
 use crate::view::View;
 
@@ -80,9 +80,10 @@ pub async fn inspect(
     mut findings: Findings,
     begin: Begin,
 ) -> Result<Pass, AuditError> {
-    let snapshot = Snapshot::take(installation.postgres).await.map_err(failed("connecting to PostgreSQL"))?;
+    let tables =
+        TableReader::open(installation.postgres).await.map_err(failed("connecting to PostgreSQL"))?;
     let lines = tokio::task::block_in_place(|| {
-        audit_lines(installation, snapshot, view.as_mut(), &mut findings, begin)
+        audit_lines(installation, tables, view.as_mut(), &mut findings, begin)
     })?;
     if let (Some(view), Some(maintenance)) = (&mut view, installation.view) {
         view.look_up(maintenance, &mut findings).await?;
@@ -108,7 +109,7 @@ struct Lines {
 
 fn audit_lines(
     installation: &Installation<'_>,
-    mut snapshot: Snapshot,
+    mut reader: TableReader,
     mut view: Option<&mut View>,
     findings: &mut Findings,
     begin: Begin,
@@ -119,31 +120,36 @@ fn audit_lines(
         Begin::At(cut) => (true, cut),
     };
     let runtime = Handle::current();
-    let mut published = Published::read(connection, layout, findings)?;
-    let (outcomes, outcomes_bounds) = open(connection, layout, Topic::Outcomes)?;
-    let dead_letters =
-        queue::read(connection, layout, Payloads::Kept).map_err(failed("reading the dead-letter queue"))?;
-    let (claims, claims_bounds) = open(connection, layout, Topic::Claims)?;
-    let partitions = i32::try_from(claims_bounds.len()).unwrap_or(i32::MAX);
-    let strays = runtime
-        .block_on(snapshot.rows_of_partitions_from(partitions))
-        .map_err(failed("reading PostgreSQL"))?;
+    let claims = follow(connection, layout, Topic::Claims)?;
+    let partitions = claims.partition_count().map_err(failed("reading the claims log"))?;
+    let strays =
+        runtime.block_on(reader.rows_of_partitions_from(partitions)).map_err(failed("reading PostgreSQL"))?;
     if strays > 0 {
         let finding = format!("{strays} rows belong to partitions that the claims topic does not have");
         findings.broken(Invariant::Agree, "PostgreSQL", &finding);
     }
-    let orphans = runtime.block_on(snapshot.orphans()).map_err(failed("reading PostgreSQL"))?;
+    let orphans = runtime.block_on(reader.orphans()).map_err(failed("reading PostgreSQL"))?;
     if orphans > 0 {
         let finding = format!("claims or issued coupons belong to {orphans} coupons that are not there");
         findings.broken(Invariant::Agree, "PostgreSQL", &finding);
     }
+    // Each can only be behind what is read after it.
+    let numbers = (0..partitions).map(|number| Partition::new(number).map_err(failed("the claims topic")));
+    let moments = numbers.map(|partition| Moment::read(&mut reader, &runtime, partition?));
+    let moments = moments.collect::<Result<Vec<_>, _>>()?;
+    let mut published = Published::read(connection, layout, findings)?;
+    let outcomes = follow(connection, layout, Topic::Outcomes)?;
+    let outcomes_bounds = bounds(&outcomes)?;
+    let dead_letters =
+        queue::read(connection, layout, Payloads::Kept).map_err(failed("reading the dead-letter queue"))?;
+    let claims_bounds = bounds(&claims)?;
     let (mut progress, mut cut) = (Vec::new(), Cut::default());
     let (mut ledger, mut of_coupon) = (ClaimLedger::default(), BTreeMap::<_, ClaimLedger>::new());
     let now = service_runtime::Clock::system().now();
-    for ((number, claims_bounds), outcomes_bounds) in (0..).zip(claims_bounds).zip(outcomes_bounds) {
+    let logs = claims_bounds.into_iter().zip(outcomes_bounds);
+    for ((number, moment), (claims_bounds, outcomes_bounds)) in (0..).zip(moments).zip(logs) {
         let partition = Partition::new(number).map_err(failed("the claims topic"))?;
-        let stored = runtime.block_on(snapshot.progress(partition)).map_err(failed("reading PostgreSQL"))?;
-        let stored_to = stored.as_ref().map_or(Offset::ZERO, |progress| progress.watermark.next_src);
+        let stored_to = moment.next_src();
         let known = earlier.lines.remove(&number).filter(|known| {
             known.continues_in(claims_bounds, outcomes_bounds) && known.next_src() <= stored_to.number()
         });
@@ -153,7 +159,7 @@ fn audit_lines(
                 (known, from)
             }
             None => {
-                let ledger = choose_ledger(&mut snapshot, &runtime, partition, claims_bounds, findings)?;
+                let ledger = choose_ledger(&mut reader, &runtime, partition, claims_bounds, findings)?;
                 let from = if claims_bounds.start == 0 {
                     Offset::ZERO
                 } else {
@@ -170,7 +176,7 @@ fn audit_lines(
             claims_bounds,
             outcomes: LogCursor::new(&outcomes, number, unread(known.outcomes_at(), outcomes_bounds))
                 .map_err(failed("reading the outcomes log"))?,
-            tables: Tables::open(&mut snapshot, runtime.clone(), partition, stored, from, keys)?,
+            tables: Tables::open(&mut reader, runtime.clone(), partition, moment, from, keys, findings),
             states: published.states.remove(&number).unwrap_or_default(),
             links: links.into_iter().map(|link| (link.next_src, link.chain)).collect(),
             known,
@@ -189,21 +195,20 @@ fn audit_lines(
     Ok(Lines { progress, ledger, of_coupon, dead_letters, cut })
 }
 
-fn open(
-    connection: &Connection,
-    layout: &TopicLayout,
-    topic: Topic,
-) -> Result<(Reader, Vec<LogBounds>), AuditError> {
+fn follow(connection: &Connection, layout: &TopicLayout, topic: Topic) -> Result<Reader, AuditError> {
     let name = layout.name(topic);
-    let reader = Reader::new(connection, &name, "audit").map_err(failed(&name))?;
-    let partitions = reader.partition_count().map_err(failed(&name))?;
-    let bounds = (0..partitions).map(|partition| reader.bounds(partition)).collect::<Result<_, _>>();
-    Ok((reader, bounds.map_err(failed("asking for a partition's bounds"))?))
+    Reader::new(connection, &name, "audit").map_err(failed(&name))
+}
+
+fn bounds(reader: &Reader) -> Result<Vec<LogBounds>, AuditError> {
+    let asking = "asking for a partition's bounds";
+    let partitions = reader.partition_count().map_err(failed(asking))?;
+    (0..partitions).map(|partition| reader.bounds(partition).map_err(failed(asking))).collect()
 }
 
 /// The ledger that the claims log continues: an empty one where the log is whole, else PostgreSQL's.
 fn choose_ledger(
-    snapshot: &mut Snapshot,
+    reader: &mut TableReader,
     runtime: &Handle,
     partition: Partition,
     claims: LogBounds,
@@ -212,7 +217,13 @@ fn choose_ledger(
     if claims.start == 0 {
         return Ok(Some(line::empty_ledger(partition)));
     }
-    match runtime.block_on(snapshot.ledger(partition)) {
+    let load = async {
+        reader.begin().await?;
+        let stored = reader.ledger(partition).await;
+        reader.end().await?;
+        stored
+    };
+    match runtime.block_on(load) {
         Ok(stored) => {
             Ok(stored.map(|stored| stored.ledger).filter(|ledger| ledger.next_src().number() >= claims.start))
         }

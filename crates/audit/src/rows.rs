@@ -35,7 +35,7 @@ pub struct Spill {
 
 impl Default for Spill {
     fn default() -> Self {
-        Self { directory: std::env::temp_dir(), rows_in_memory_max: 400_000, bytes_max: 16 << 30 }
+        Self { directory: std::env::temp_dir(), rows_in_memory_max: 100_000, bytes_max: 16 << 30 }
     }
 }
 

@@ -10,7 +10,7 @@ use coupon_domain::{
     Partition, Timestamp,
 };
 use infrastructure_postgres::PostgresError;
-use infrastructure_postgres::audit::{IssuedCount, Row, Snapshot, StoredClaim, StoredCommand};
+use infrastructure_postgres::audit::{IssuedCount, Row, StoredClaim, StoredCommand, TableReader};
 use infrastructure_postgres::progress::Progress;
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -24,7 +24,7 @@ const PAGE: u32 = 10_000;
 
 /// The tables of one partition.
 pub(crate) struct Tables<'a> {
-    snapshot: &'a mut Snapshot,
+    reader: &'a mut TableReader,
     runtime: Handle,
     partition: Partition,
     keys: Option<&'a KeyRing>,
@@ -39,28 +39,76 @@ pub(crate) struct Tables<'a> {
     next_page: Option<Offset>,
 }
 
+/// What the small tables of a partition said at one moment.
+pub(crate) struct Moment {
+    /// How far the tables reflect the line; absent: they have never heard of it.
+    pub(crate) progress: Option<Progress>,
+    coupons: Vec<(CouponState, u32)>,
+    commands: Vec<Row<StoredCommand>>,
+    parked: BTreeMap<Offset, (Uuid, [u8; 16])>,
+    /// Rows of claims that no watermark vouches for.
+    beyond: i64,
+}
+
+impl Moment {
+    pub(crate) fn read(
+        reader: &mut TableReader,
+        runtime: &Handle,
+        partition: Partition,
+    ) -> Result<Self, AuditError> {
+        let read = async {
+            reader.begin().await?;
+            let progress = reader.progress(partition).await?;
+            let moment = Self {
+                coupons: reader.coupons(partition).await?,
+                commands: reader.commands(partition).await?,
+                parked: reader.parked(partition).await?,
+                beyond: reader.claims_from(partition, reflected(progress.as_ref())).await?,
+                progress,
+            };
+            reader.end().await?;
+            Ok(moment)
+        };
+        runtime.block_on(read).map_err(unreadable)
+    }
+
+    /// The first claims offset that the tables do not reflect.
+    pub(crate) fn next_src(&self) -> Offset {
+        reflected(self.progress.as_ref())
+    }
+}
+
+fn reflected(progress: Option<&Progress>) -> Offset {
+    progress.map_or(Offset::ZERO, |progress| progress.watermark.next_src)
+}
+
 impl<'a> Tables<'a> {
-    /// Begins with the rows of this offset.
+    /// Begins with the rows of this offset, as far as they were there at the moment.
     pub(crate) fn open(
-        snapshot: &'a mut Snapshot,
+        reader: &'a mut TableReader,
         runtime: Handle,
         partition: Partition,
-        progress: Option<Progress>,
+        moment: Moment,
         from: Offset,
         keys: Option<&'a KeyRing>,
-    ) -> Result<Self, AuditError> {
-        let coupons = runtime.block_on(snapshot.coupons(partition)).map_err(unreadable)?;
-        let commands = runtime.block_on(snapshot.commands(partition)).map_err(unreadable)?;
+        findings: &mut Findings,
+    ) -> Self {
+        let next_src = moment.next_src();
+        let Moment { progress, coupons, commands, mut parked, beyond } = moment;
         let commands = commands.into_iter().filter(|(src, _)| *src >= from).collect();
-        let mut parked = runtime.block_on(snapshot.parked(partition)).map_err(unreadable)?;
         parked.retain(|src, _| *src >= from);
+        if beyond > 0 {
+            let place = format!("table claims, partition {partition}");
+            let finding = format!("{beyond} rows lie beyond the watermark {next_src}");
+            findings.broken(Invariant::Agree, &place, &finding);
+        }
         let (page, next_page) = (VecDeque::new(), Some(from));
-        Ok(Self { snapshot, runtime, partition, keys, progress, coupons, commands, parked, page, next_page })
+        Self { reader, runtime, partition, keys, progress, coupons, commands, parked, page, next_page }
     }
 
     /// The first claims offset that they do not reflect.
     pub(crate) fn next_src(&self) -> Offset {
-        self.progress.as_ref().map_or(Offset::ZERO, |progress| progress.watermark.next_src)
+        reflected(self.progress.as_ref())
     }
 
     /// Where every store has come: the tables, and what is there of the views of coupons that are not closed.
@@ -78,13 +126,16 @@ impl<'a> Tables<'a> {
 
     fn peek(&mut self) -> Result<Option<Offset>, AuditError> {
         if let (true, Some(from)) = (self.page.is_empty(), self.next_page) {
-            let rows = self
-                .runtime
-                .block_on(self.snapshot.claims(self.partition, from, PAGE))
-                .map_err(unreadable)?;
+            let rows =
+                self.runtime.block_on(self.reader.claims(self.partition, from, PAGE)).map_err(unreadable)?;
             let is_last = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
             self.next_page = rows.last().filter(|_| !is_last).map(|(src, _)| src.next());
-            self.page = rows.into();
+            // What was written since the moment is the next audit's.
+            let next_src = self.next_src();
+            self.page = rows.into_iter().filter(|(src, _)| *src < next_src).collect();
+            if self.page.is_empty() {
+                self.next_page = None;
+            }
         }
         Ok(self.page.front().map(|(src, _)| *src))
     }
@@ -297,12 +348,17 @@ impl<'a> Tables<'a> {
 
     /// What must hold of the tables whatever the log says.
     pub(crate) fn compare_with_themselves(&mut self, findings: &mut Findings) -> Result<(), AuditError> {
-        let counts =
-            self.runtime.block_on(self.snapshot.issued_counts(self.partition)).map_err(unreadable)?;
+        let progress = self.runtime.block_on(self.reader.progress(self.partition)).map_err(unreadable)?;
+        if reflected(progress.as_ref()) < self.next_src() {
+            return Err(AuditError(
+                "PostgreSQL was put back in time while it was read: audit again".to_owned(),
+            ));
+        }
+        let counts = self.runtime.block_on(self.reader.issued_counts(self.partition)).map_err(unreadable)?;
         for count in &counts {
             compare_count(count, findings);
         }
-        let strays = self.runtime.block_on(self.snapshot.strays(self.partition)).map_err(unreadable)?;
+        let strays = self.runtime.block_on(self.reader.strays(self.partition)).map_err(unreadable)?;
         let redemptions = u64::try_from(strays.redemptions).unwrap_or(0);
         findings.checked(Invariant::OnceUsed, "redemptions", redemptions);
         let found = [

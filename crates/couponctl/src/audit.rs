@@ -1,5 +1,7 @@
 //! `couponctl audit`: one pass of the audit, as a table.
 
+use std::time::{Duration, Instant};
+
 use audit::{Begin, Findings, Installation, Pass, Progress, Spill, View, inspect};
 use clap::Args;
 use coupon_domain::CouponId;
@@ -10,20 +12,42 @@ use crate::exit::{Failure, failed};
 use crate::output::Output;
 use crate::settings::Settings;
 
+/// How long it waits before it looks once more for what was behind.
+const REST_INTERVAL: Duration = Duration::from_secs(1);
+
 #[derive(Args)]
 pub(crate) struct Audit {
     /// Show the ledger of this coupon; may be repeated.
     #[arg(long, value_name = "COUPON_ID")]
     coupon: Vec<CouponId>,
-    /// The installation is at rest: whatever is behind is a violation.
+    /// The installation is at rest: whatever is still behind after --rest-s-max is a violation.
     #[arg(long)]
     quiet: bool,
+    /// With --quiet: how long everybody may take to come to rest, in seconds. Views and states are refreshed every 10 s.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    rest_s_max: u16,
     /// Leave Redis out.
     #[arg(long)]
     without_redis: bool,
 }
 
 pub(crate) async fn run(audit: &Audit, settings: &Settings, output: Output) -> Result<(), Failure> {
+    let deadline = Instant::now() + Duration::from_secs(audit.rest_s_max.into());
+    let pass = loop {
+        let pass = look(audit, settings).await?;
+        if !pass.findings.only_late() || Instant::now() >= deadline {
+            break pass;
+        }
+        tokio::time::sleep(REST_INTERVAL).await;
+    };
+    report(&pass, audit, output);
+    match pass.findings.verdict() {
+        verdict if verdict.is_empty() => Ok(()),
+        verdict => Err(Failure::BrokenPromise(verdict)),
+    }
+}
+
+async fn look(audit: &Audit, settings: &Settings) -> Result<Pass, Failure> {
     let (connection, layout) = settings.kafka()?;
     let postgres = settings.postgres()?;
     let (mut findings, spill) = (Findings::new(audit.quiet), Spill::default());
@@ -45,12 +69,7 @@ pub(crate) async fn run(audit: &Audit, settings: &Settings, output: Output) -> R
         keys: keys.as_ref(),
         spill: &spill,
     };
-    let pass = inspect(&sources, view, findings, Begin::AtTheBeginning).await.map_err(could_not)?;
-    report(&pass, audit, output);
-    match pass.findings.verdict() {
-        verdict if verdict.is_empty() => Ok(()),
-        verdict => Err(Failure::BrokenPromise(verdict)),
-    }
+    inspect(&sources, view, findings, Begin::AtTheBeginning).await.map_err(could_not)
 }
 
 fn could_not(error: audit::AuditError) -> Failure {

@@ -69,20 +69,20 @@ async fn write_down(dump: &Dump, out: &Path, settings: &Settings) -> Result<u64,
 }
 
 async fn dump_view(view: &ViewMaintenance, out: &Path) -> Result<(), Failure> {
-    let mut lines = Vec::new();
+    let mut file = create(&out.join("redis.jsonl"))?;
+    let mut written = Ok(());
     view.dump(|key, value| {
-        lines.push(match value {
+        let line = match value {
             DumpedValue::Text(text) => json!({ "key": key, "type": "string", "value": text }),
             DumpedValue::Fields(fields) => json!({ "key": key, "type": "hash", "value": fields }),
-        });
+        };
+        if written.is_ok() {
+            written = writeln!(file, "{line}");
+        }
     })
     .await
     .map_err(failed("reading Redis"))?;
-    let mut file = create(&out.join("redis.jsonl"))?;
-    for line in lines {
-        writeln!(file, "{line}").map_err(failed("writing redis.jsonl"))?;
-    }
-    file.flush().map_err(failed("writing redis.jsonl"))
+    written.and_then(|()| file.flush()).map_err(failed("writing redis.jsonl"))
 }
 
 async fn dump_tables(section: &infrastructure_postgres::PostgresSection, out: &Path) -> Result<(), Failure> {

@@ -1,4 +1,5 @@
-//! What an audit reads: everything at one moment, whatever is written meanwhile, with values as they stand in the tables.
+//! What an audit reads, with values as they stand in the tables. A partition's small tables are read at one moment; rows of `claims` never change, so they
+//! are read page by page, as far as they were there at that moment: nothing holds back the vacuum for the length of an audit.
 //!
 //! A row that does not fit its types is what an audit is for, so it is handed out as a finding ([`Row`]), not as an error.
 
@@ -20,8 +21,8 @@ use crate::connection::{Connection, PostgresError};
 use crate::coupons;
 use crate::rows::{claim_id, from_time, number, offset, slot_from_column};
 
-/// The database at one moment.
-pub struct Snapshot {
+/// The database, for reading.
+pub struct TableReader {
     connection: Connection,
 }
 
@@ -115,22 +116,56 @@ pub struct Strays {
     pub misused: i64,
 }
 
-impl Snapshot {
-    /// Connects and takes the moment.
+impl TableReader {
+    /// Connects.
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn take(section: &PostgresSection) -> Result<Self, PostgresError> {
+    pub async fn open(section: &PostgresSection) -> Result<Self, PostgresError> {
         let mut connection = Connection::open(section).await?;
         connection
             .inner
-            // The moment is that of the first query, not of BEGIN.
-            .batch_execute(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
-                 SET LOCAL idle_in_transaction_session_timeout = 0; SELECT 1",
-            )
+            .batch_execute("SET default_transaction_read_only = on; SET statement_timeout = 0")
             .await?;
         Ok(Self { connection })
+    }
+
+    /// Takes a moment: until [`Self::end`] everything is read as of now.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn begin(&mut self) -> Result<(), PostgresError> {
+        // The moment is that of the first query, not of BEGIN.
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1";
+        Ok(self.connection.inner.batch_execute(begin).await?)
+    }
+
+    /// Lets the moment go.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn end(&mut self) -> Result<(), PostgresError> {
+        Ok(self.connection.inner.batch_execute("COMMIT").await?)
+    }
+
+    /// How many rows of `claims` lie at or behind an offset.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn claims_from(&mut self, partition: Partition, from: Offset) -> Result<i64, PostgresError> {
+        #[derive(diesel::QueryableByName)]
+        struct Counted {
+            #[diesel(sql_type = BigInt)]
+            rows: i64,
+        }
+
+        let sql = "SELECT count(*) AS rows FROM claims WHERE src_partition = $1 AND src_offset >= $2";
+        let counted: Counted = diesel::sql_query(sql)
+            .bind::<Integer, _>(partition.number())
+            .bind::<BigInt, _>(from.number())
+            .get_result(&mut self.connection.inner)
+            .await?;
+        Ok(counted.rows)
     }
 
     /// The partition's progress and its ledger, as a stock-consumer would start from them.
