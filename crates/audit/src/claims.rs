@@ -24,6 +24,9 @@ pub(crate) const ANSWER: u8 = 16;
 /// It is a final one.
 pub(crate) const ANSWER_FINAL: u8 = 32;
 
+/// It is said to repeat the claim's final outcome.
+pub(crate) const REPEAT: u8 = 64;
+
 /// Rows that an earlier audit has judged stand before every record.
 const EARLIER: i64 = -1;
 
@@ -101,20 +104,31 @@ pub(crate) fn judge(
 /// A claim, as far as its rows were read.
 #[derive(Default)]
 struct Claim {
-    /// Where its final outcome was first given.
-    first_final: Option<i64>,
+    /// Where its final outcome was first given, and what it said.
+    first_final: Option<(i64, u64)>,
     standing: Option<Standing>,
 }
 
 impl Claim {
     fn add(&mut self, row: &Row, findings: &mut Findings) {
         if row.is(FINAL) {
-            let first = *self.first_final.get_or_insert(row.decided);
-            if first != row.decided {
+            let wrong = match self.first_final {
+                None if row.is(REPEAT) => {
+                    Some(format!("repeats an outcome that {} never got", row.claim_id()))
+                }
+                Some((first, _)) if first != row.decided => {
+                    Some(format!("{} got its final outcome at {first} already", row.claim_id()))
+                }
+                Some((_, told)) if row.is(REPEAT) && told != row.told => {
+                    Some(format!("repeats the final outcome of {} otherwise", row.claim_id()))
+                }
+                _ => None,
+            };
+            if let Some(finding) = wrong {
                 let place = format!("partition {}, claims offset {}", row.key.partition(), row.src);
-                let finding = format!("{} got its final outcome at {first} already", row.claim_id());
                 findings.broken(Invariant::OneOutcome, &place, &finding);
             }
+            self.first_final.get_or_insert((row.decided, row.told));
         }
         if row.is(ACCEPTED) {
             self.standing = Some(Standing::accepted(self.standing));
@@ -135,7 +149,69 @@ impl Claim {
             marks |= SETTLED | if standing.is_final { SETTLED_FOR_GOOD } else { 0 };
         }
         let state = self.standing.map_or(0, |standing| standing.state.number());
-        let decided = self.first_final.unwrap_or(EARLIER);
-        (marks != 0).then_some(Row { src: EARLIER, decided, said: 0, marks, state, ..*last })
+        let (decided, told) = self.first_final.unwrap_or((EARLIER, 0));
+        (marks != 0).then_some(Row { src: EARLIER, decided, said: 0, told, marks, state, ..*last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(mac: u8, src: i64) -> Row {
+        let claim_id = format!("c0-{}.0.0.{}", "1".repeat(32), format!("{mac:02x}").repeat(16));
+        Row::of(&claim_id.parse().unwrap(), src)
+    }
+
+    fn settled(mac: u8, src: i64, decided: i64, told: u64, marks: u8) -> Row {
+        let marks = marks | ACCEPTED | FINAL | SETTLED | SETTLED_FOR_GOOD;
+        Row { decided, told, marks, state: State::Rejected.number(), ..row(mac, src) }
+    }
+
+    fn judged(earlier: Option<&Kept>, rows: &[Row], findings: &mut Findings) -> Judged {
+        let spill = Spill { rows_in_memory_max: 2, ..Spill::default() };
+        let mut all = Rows::beyond(earlier.map(|earlier| earlier.rows.clone()), &spill);
+        rows.iter().for_each(|row| all.push(*row).unwrap());
+        let mut strays = Strays { findings, proven_from: Some(0) };
+        judge(all, None, Some(100), &spill, &mut strays).unwrap()
+    }
+
+    #[test]
+    fn a_final_outcome_is_given_once_and_repeated_as_it_was() {
+        let first = settled(1, 5, 5, 7, 0);
+        let cases = [
+            (vec![first, settled(1, 9, 5, 7, REPEAT)], ""),
+            (vec![first, settled(1, 9, 9, 7, 0)], "got its final outcome at 5 already"),
+            (vec![first, settled(1, 9, 5, 8, REPEAT)], "repeats the final outcome"),
+            (vec![settled(2, 9, 5, 7, REPEAT), first], "repeats an outcome that"),
+        ];
+        for (rows, wanted) in cases {
+            let mut findings = Findings::new(false);
+            judged(None, &rows, &mut findings);
+            let found: Vec<_> = findings.spelled().map(|(_, finding)| finding.to_owned()).collect();
+            assert_eq!(found.len(), usize::from(!wanted.is_empty()), "{found:?}");
+            assert!(found.iter().all(|finding| finding.contains(wanted)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_audit_goes_on_from_one_row_for_each_claim() {
+        let mut findings = Findings::new(false);
+        let deferred = Row { marks: ACCEPTED | SETTLED, state: State::Deferred.number(), ..row(2, 6) };
+        let beyond_the_cut = settled(3, 100, 100, 7, 0);
+        let rows = [settled(1, 5, 5, 7, 0), deferred, beyond_the_cut, settled(1, 7, 5, 7, REPEAT)];
+        let pass = judged(None, &rows, &mut findings);
+        let counted = |judged: &Judged| judged.of_coupon.values().next().copied().unwrap();
+        let ledger = Ledger { accepted: 3, rejected: 2, deferred: 1, ..Ledger::default() };
+        assert_eq!(counted(&pass), ledger);
+        let kept = pass.kept.unwrap();
+        let ledger = Ledger { accepted: 2, rejected: 1, deferred: 1, ..Ledger::default() };
+        assert_eq!(counted(&kept.clone().unchanged()), ledger);
+        let news = [beyond_the_cut, settled(2, 101, 101, 3, 0), settled(1, 102, 5, 7, REPEAT)];
+        let pass = judged(Some(&kept), &news, &mut findings);
+        assert_eq!(counted(&pass), Ledger { accepted: 3, rejected: 3, ..Ledger::default() });
+        assert_eq!(findings.verdict(), "");
+        judged(Some(&kept), &[settled(1, 103, 103, 7, 0)], &mut findings);
+        assert_eq!(findings.verdict(), "ONE-OUTCOME 1");
     }
 }

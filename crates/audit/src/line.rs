@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use coupon_domain::invariant::Invariant;
 use coupon_domain::ledger::{Body, DefaultHasher, Ledger, LogRecord};
-use coupon_domain::outcome::Subject;
+use coupon_domain::outcome::{ClaimOutcome, Subject};
 use coupon_domain::resume::RecordIdentity;
-use coupon_domain::wire::{PublishedState, Unreadable, decode_claims_record};
+use coupon_domain::wire::{Input, PublishedState, Unreadable, decode_claims_record};
 use coupon_domain::{Chain, ClaimAnswer, CouponId, Definition, Offset, Outcome, Partition, Timestamp};
 use infrastructure_kafka::dead_letter::queue::Queue;
 use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -89,6 +89,8 @@ struct Folded {
     grants: HashMap<CouponId, HashMap<u64, u16>>,
     granted: HashMap<CouponId, u32>,
     users: RandomState,
+    /// The fold lets refusals go: who repeats is told by the outcomes log, and judged by the rows of the claim.
+    forgets: bool,
     /// Where the log no longer begins at 0: the coupons that were published in what is left of it.
     newcomers: Newcomers,
 }
@@ -111,6 +113,7 @@ impl Known {
             grants: HashMap::new(),
             granted: HashMap::new(),
             users: RandomState::new(),
+            forgets: false,
             newcomers: Newcomers::new(partition, claims.start),
         };
         Self { folded, outcomes: outcomes::Known::nothing(partition, outcomes.start), claims: None }
@@ -190,6 +193,7 @@ impl<'a> Line<'a> {
         let outcomes = FirstCopies::new(outcomes, partition, read, audited.findings)?;
         let first_answered = outcomes.first_src().unwrap_or_else(|| tables.next_src().number());
         folded.proven_from = folded.proven_from.min(first_answered);
+        folded.forgets = folded.folded_from == 0 && outcomes.first_src() == Some(0);
         if claims_bounds.start > 0 {
             let note = format!(
                 "partition {partition}: the claims log begins at {}; the fold proves what was decided from {} on, the outcomes log is \
@@ -273,9 +277,28 @@ impl<'a> Line<'a> {
             row.marks |= claims::ACCEPTED;
         }
         let (mut expected, mut unfolded) = (None, None);
+        let found = self.outcomes.take(src, audited.findings)?;
+        let repeat =
+            found.as_ref().filter(|_| self.folded.forgets).and_then(|found| repeated(found, &record));
         match &mut self.folded.ledger {
             Some(ledger) if src >= self.folded.folded_from => {
-                let outcome = ledger.fold(record).map_err(|error| AuditError(format!("{place}: {error}")))?;
+                let known = repeat.and_then(|repeat| step_over(ledger, repeat, &record));
+                if known.is_some()
+                    && let Some(row) = row.as_mut()
+                {
+                    row.marks |= claims::REPEAT;
+                }
+                let outcome = match known {
+                    Some(outcome) => outcome,
+                    None => {
+                        let folded = ledger.fold(record);
+                        let outcome = folded.map_err(|error| AuditError(format!("{place}: {error}")))?;
+                        if let Some(claim_id) = outcome.claim_id().filter(|_| self.folded.forgets) {
+                            ledger.forget_refusal(&claim_id);
+                        }
+                        outcome
+                    }
+                };
                 expected = Some(outcome);
             }
             _ => {
@@ -284,7 +307,6 @@ impl<'a> Line<'a> {
             }
         }
         audited.findings.checked(Invariant::FirstCome, "records folded", u64::from(expected.is_some()));
-        let found = self.outcomes.take(src, audited.findings)?;
         if let Some(found) = &found {
             audited.findings.checked(Invariant::OneOutcome, "answered records", 1);
             self.count(found, row.as_mut(), audited);
@@ -366,6 +388,7 @@ impl<'a> Line<'a> {
         if let Some(row) = row {
             row.marks |= claims::FINAL;
             row.decided = outcome.decided_offset.number();
+            row.told = self.folded.users.hash_one(told(claim));
         }
         if !outcome.is_new() || claim.issue_no.is_none() {
             return;
@@ -620,6 +643,47 @@ impl<'a> Line<'a> {
             findings.broken(Invariant::Agree, &place, &format!("reflects {at}, the outcomes log {decided}"));
         }
     }
+}
+
+/// The outcome that says that this record repeats a claim that has its final outcome.
+fn repeated<'a>(found: &'a Outcome, record: &LogRecord) -> Option<&'a Outcome> {
+    match (&found.subject, &record.body) {
+        (Subject::Claim(answer), Body::Readable(Input::Claim(claim)))
+            if answer.is_final
+                && answer.claim_id == claim.claim_id
+                && found.decided_offset < record.src_offset =>
+        {
+            Some(found)
+        }
+        _ => None,
+    }
+}
+
+/// What the outcome of a repeat must be, apart from the answer that it repeats; the ledger steps over its record. None where there is no such coupon.
+fn step_over(ledger: &mut Ledger, repeat: &Outcome, record: &LogRecord) -> Option<Outcome> {
+    let (Subject::Claim(answer), Body::Readable(Input::Claim(claim))) = (&repeat.subject, &record.body)
+    else {
+        return None;
+    };
+    let state = ledger.coupon(claim.claim_id.coupon_id)?;
+    let mut outcome = Outcome {
+        src_offset: record.src_offset,
+        appended_at: record.appended_at,
+        decided_offset: repeat.decided_offset,
+        rules: state.definition.rules(),
+        remaining: Some(state.remaining()),
+        subject: Subject::Claim(ClaimOutcome { user_id: claim.user_id.clone(), ..answer.clone() }),
+        chain: ledger.chain(),
+    };
+    outcome.chain = ledger.chain().next(&outcome);
+    ledger.step_over(outcome.chain);
+    Some(outcome)
+}
+
+/// All that a repeat must tell again.
+fn told(claim: &ClaimOutcome) -> impl std::hash::Hash + '_ {
+    let ClaimOutcome { claim_id, user_id, code, issue_no, user_nth, rank, granted_claim_id, .. } = claim;
+    (claim_id, user_id.as_str(), code, issue_no, user_nth, rank, granted_claim_id)
 }
 
 /// The same outcome without its place in the chain.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::error::{AuditError, failed};
 
 /// A row on disk.
-const ROW_BYTES: usize = 71;
+const ROW_BYTES: usize = 79;
 
 /// Bytes that are read of a run at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -27,7 +27,7 @@ const READ_BYTES: usize = 64 * 1024;
 pub struct Spill {
     /// The directory of their files.
     pub directory: PathBuf,
-    /// Rows that are sorted in memory at once, 72 bytes each; more go to a file.
+    /// Rows that are sorted in memory at once, 80 bytes each; more go to a file.
     pub rows_in_memory_max: usize,
     /// Most bytes that one audit may have on disk at once.
     pub bytes_max: u64,
@@ -62,6 +62,8 @@ pub(crate) struct Row {
     pub(crate) decided: i64,
     /// The answer, hashed by this process alone.
     pub(crate) said: u64,
+    /// Its final outcome as it is told again, hashed by this process alone.
+    pub(crate) told: u64,
     pub(crate) slot: u64,
     pub(crate) round: u8,
     /// Which of the other fields mean something.
@@ -75,7 +77,7 @@ impl Row {
     pub(crate) fn of(claim_id: &ClaimId, src: i64) -> Self {
         let key = Key { coupon_id: claim_id.coupon_id, mac: claim_id.mac };
         let (slot, round) = (claim_id.slot.0, claim_id.round.number());
-        Self { key, src, decided: src, said: 0, slot, round, marks: 0, state: 0 }
+        Self { key, src, decided: src, said: 0, told: 0, slot, round, marks: 0, state: 0 }
     }
 
     pub(crate) fn is(&self, mark: u8) -> bool {
@@ -102,6 +104,7 @@ impl Row {
         to.write_all(&self.src.to_be_bytes())?;
         to.write_all(&self.decided.to_be_bytes())?;
         to.write_all(&self.said.to_be_bytes())?;
+        to.write_all(&self.told.to_be_bytes())?;
         to.write_all(&self.slot.to_be_bytes())?;
         to.write_all(&[self.round, self.marks, self.state])
     }
@@ -112,9 +115,10 @@ impl Row {
         let coupon_id = CouponId::new(partition, Uuid::from_bytes(take(&mut rest)?));
         let key = Key { coupon_id, mac: take(&mut rest)? };
         let (src, decided) = (i64::from_be_bytes(take(&mut rest)?), i64::from_be_bytes(take(&mut rest)?));
-        let (said, slot) = (u64::from_be_bytes(take(&mut rest)?), u64::from_be_bytes(take(&mut rest)?));
+        let (said, told) = (u64::from_be_bytes(take(&mut rest)?), u64::from_be_bytes(take(&mut rest)?));
+        let slot = u64::from_be_bytes(take(&mut rest)?);
         let [round, marks, state] = take(&mut rest)?;
-        Some(Self { key, src, decided, said, slot, round, marks, state })
+        Some(Self { key, src, decided, said, told, slot, round, marks, state })
     }
 }
 
@@ -335,7 +339,7 @@ mod tests {
         written.encode(&mut bytes).unwrap();
         assert_eq!(Row::decode(&bytes.try_into().unwrap()), Some(written));
         assert_eq!(Row::of(&written.claim_id(), 40).key, written.key);
-        assert_eq!(size_of::<Row>(), 72);
+        assert_eq!(size_of::<Row>(), 80);
     }
 
     #[test]

@@ -186,6 +186,20 @@ impl<S: BuildHasher + Clone> Ledger<S> {
         self.coupons.get(&coupon_id).map_or(0, |entry| entry.claims.count())
     }
 
+    /// Lets the claim go that was settled last, unless it was granted: for whoever recognises repeats without the ledger, millions of refusals take
+    /// no room. It goes on deciding new claims as before; of those that it let go, and of the ranks of claims behind them, it knows nothing any more.
+    pub fn forget_refusal(&mut self, claim_id: &ClaimId) {
+        if let Some(entry) = self.coupons.get_mut(&claim_id.coupon_id) {
+            entry.claims.forget_refusal(claim_id);
+        }
+    }
+
+    /// Steps over a record that is somebody else's to judge, and takes over the chain behind its outcome.
+    pub fn step_over(&mut self, chain: Chain) {
+        self.chain = chain;
+        self.next_src = self.next_src.next();
+    }
+
     /// Decides the next record of the line.
     ///
     /// # Errors

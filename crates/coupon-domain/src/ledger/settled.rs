@@ -100,6 +100,8 @@ pub(super) struct SettledClaims<S> {
     /// The rank of each grant, by issue number.
     grants: Vec<u32>,
     issued_to: HashMap<UserId, SmallVec<[u32; 2]>, S>,
+    /// Refusals that were let go.
+    forgotten: u32,
     hasher: S,
 }
 
@@ -110,6 +112,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
             ranks: HashTable::new(),
             grants: Vec::new(),
             issued_to: HashMap::with_hasher(hasher.clone()),
+            forgotten: 0,
             hasher,
         }
     }
@@ -125,6 +128,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
             ranks: HashTable::with_capacity(settled.1),
             grants,
             issued_to: HashMap::with_capacity_and_hasher(granted.0, hasher.clone()),
+            forgotten: 0,
             hasher,
         }
     }
@@ -201,7 +205,19 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
 
     /// The last rank.
     pub(super) fn count(&self) -> u32 {
-        u32::try_from(self.by_rank.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.by_rank.len()).unwrap_or(u32::MAX).saturating_add(self.forgotten)
+    }
+
+    /// Lets the claim go that was settled last, unless it was granted.
+    pub(super) fn forget_refusal(&mut self, claim_id: &ClaimId) {
+        let Self { by_rank, ranks, hasher, .. } = self;
+        let stands_at = u32::try_from(by_rank.len()).unwrap_or(u32::MAX);
+        if by_rank.pop_if(|last| last.is(claim_id) && last.code != ClaimCode::Granted).is_some() {
+            if let Ok(known) = ranks.find_entry(hasher.hash_one(claim_id.mac), |rank| *rank == stands_at) {
+                known.remove();
+            }
+            self.forgotten += 1;
+        }
     }
 
     pub(super) fn find(&self, claim_id: &ClaimId) -> Option<(u32, &SettledClaim)> {
@@ -212,7 +228,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
 
     /// Appends a claim under the next rank; a grant with its user.
     pub(super) fn push(&mut self, claim: SettledClaim, granted_to: Option<&UserId>) -> u32 {
-        let Self { by_rank, ranks, grants, issued_to, hasher } = self;
+        let Self { by_rank, ranks, grants, issued_to, forgotten, hasher } = self;
         by_rank.push(claim);
         let rank = u32::try_from(by_rank.len()).unwrap_or(u32::MAX);
         if let Some(user_id) = granted_to {
@@ -220,7 +236,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
             issued_to.entry_ref(user_id).or_default().push(claim.reference);
         }
         ranks.insert_unique(hasher.hash_one(claim.mac), rank, |rank| hash_of(by_rank, hasher, *rank));
-        rank
+        rank.saturating_add(*forgotten)
     }
 
     /// The claims of ranks `from + 1 ..= to`, as far as there are any.

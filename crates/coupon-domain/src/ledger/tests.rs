@@ -241,3 +241,34 @@ fn a_record_that_the_broker_did_not_date_is_answered_whatever_it_says() {
         Subject::Invalid(InvalidOutcome { reason: InvalidReason::Undated, .. })
     ));
 }
+
+#[test]
+fn a_ledger_that_lets_refusals_go_decides_new_claims_as_one_that_keeps_them() {
+    let (mut keeps, mut forgets) = (Line::of(3, 2), Line::of(3, 2));
+    for number in 0..200 {
+        if number == 120 {
+            assert_eq!(keeps.run(Change::Restock(2)), forgets.run(Change::Restock(2)));
+        }
+        let (user, round, slot) = (format!("user-{}", number % 60), u8::from(number >= 120), number / 60);
+        let kept = keeps.claim(&user, round, slot);
+        let decided = forgets.claim(&user, round, slot);
+        assert_eq!(decided, kept, "{number}");
+        forgets.ledger.forget_refusal(&decided.claim_id);
+        assert_eq!(
+            forgets.ledger.settled_count(forgets.coupon_id),
+            keeps.ledger.settled_count(keeps.coupon_id)
+        );
+    }
+    let grants = usize::try_from(keeps.ledger.coupon(keeps.coupon_id).unwrap().issued).unwrap();
+    assert_eq!(grants, 5);
+    assert_eq!(forgets.ledger.settled(forgets.coupon_id, 0, u32::MAX).len(), grants);
+    // A repeat is stepped over.
+    let repeat = keeps.claim("user-0", 0, 0);
+    assert_eq!(repeat.rank, Some(1));
+    forgets.ledger.step_over(keeps.ledger.chain());
+    assert_eq!(
+        (forgets.ledger.next_src(), forgets.ledger.chain()),
+        (keeps.ledger.next_src(), keeps.ledger.chain())
+    );
+    assert_eq!(keeps.claim("cleo", 1, 0), forgets.claim("cleo", 1, 0));
+}
