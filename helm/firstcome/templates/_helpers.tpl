@@ -4,7 +4,7 @@ apiGateway: {name: api-gateway, program: api-gateway, ports: {http: 8080, admin:
 stockConsumer: {name: stock-consumer, program: stock-consumer, ports: {ops: 9090}, needs: [kafka, postgres, redis], consumer: true}
 dbWriter: {name: db-writer, program: db-writer, ports: {ops: 9090}, needs: [kafka, postgres, keys], consumer: true}
 notifier: {name: notifier, program: notifier, ports: {http: 8080, ops: 9090}, needs: [kafka, postgres, redis, auth, keys], consumer: false}
-reconciler: {name: reconciler, program: reconciler, ports: {ops: 9090}, needs: [kafka, postgres, redis], consumer: true, single: true}
+reconciler: {name: reconciler, program: reconciler, ports: {ops: 9090}, needs: [kafka, postgres, redis], consumer: true, single: true, scratch: true}
 {{- end }}
 
 {{- define "firstcome.name" -}}

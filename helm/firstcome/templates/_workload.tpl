@@ -105,8 +105,14 @@ spec:
             {{- toYaml $values.resources | nindent 12 }}
           volumeMounts:
             {{- include "firstcome.mounts" $of | nindent 12 }}
+            {{- if $facts.scratch }}
+            - {name: scratch, mountPath: /tmp}
+            {{- end }}
       volumes:
         {{- include "firstcome.volumes" $of | nindent 8 }}
+        {{- if $facts.scratch }}
+        - {name: scratch, emptyDir: {}}
+        {{- end }}
 {{- end }}
 
 {{/* Over zones, where nodes have them. No second spread constraint: a node without one of the labels counts for none of them, and on a cluster without zones nothing was spread
