@@ -1,6 +1,6 @@
 //! One partition: folds its claims again and compares everybody who says something about it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -50,6 +50,8 @@ pub(crate) struct Audited<'a> {
     pub(crate) dead_letters: &'a Queue,
     pub(crate) now: Timestamp,
     pub(crate) spill: &'a Spill,
+    /// The coupons whose claims are judged; all where it is empty.
+    pub(crate) only: &'a BTreeSet<CouponId>,
 }
 
 /// One partition's sources.
@@ -260,7 +262,7 @@ impl<'a> Line<'a> {
                 let mut row = outcome.claim_id().map(|claim_id| Row::of(&claim_id, src));
                 self.count(&outcome, row.as_mut(), audited);
                 self.compare_stores(&outcome, None, row.as_mut(), audited)?;
-                self.keep(row)?;
+                self.keep(row, audited.only)?;
             }
         }
         Ok(())
@@ -333,7 +335,7 @@ impl<'a> Line<'a> {
                 }
             }
         }
-        self.keep(row)?;
+        self.keep(row, audited.only)?;
         if let Some(truth) = &expected {
             self.compare_at(src.saturating_add(1), found.as_ref().or(Some(truth)), audited);
         }
@@ -499,9 +501,9 @@ impl<'a> Line<'a> {
     }
 
     /// Keeps what a record said of a claim until all of them are judged.
-    fn keep(&mut self, row: Option<Row>) -> Result<(), AuditError> {
+    fn keep(&mut self, row: Option<Row>, only: &BTreeSet<CouponId>) -> Result<(), AuditError> {
         match row {
-            Some(row) if row.marks != 0 => self.rows.push(row),
+            Some(row) if row.marks != 0 && is_wanted(only, row.key.coupon_id) => self.rows.push(row),
             _ => Ok(()),
         }
     }
@@ -585,7 +587,8 @@ impl<'a> Line<'a> {
         if let Some(view) = audited.view.as_deref() {
             let decided = Offset::new(decided).unwrap_or(Offset::ZERO);
             for state in self.folded.ledger.iter().flat_map(Ledger::coupons) {
-                if state.status != coupon_domain::CouponStatus::Retired {
+                let is_wanted = is_wanted(audited.only, state.coupon_id);
+                if is_wanted && state.status != coupon_domain::CouponStatus::Retired {
                     view.compare_whole(state, decided, audited.now, findings);
                 }
             }
@@ -643,6 +646,10 @@ impl<'a> Line<'a> {
             findings.broken(Invariant::Agree, &place, &format!("reflects {at}, the outcomes log {decided}"));
         }
     }
+}
+
+fn is_wanted(only: &BTreeSet<CouponId>, coupon_id: CouponId) -> bool {
+    only.is_empty() || only.contains(&coupon_id)
 }
 
 /// The outcome that says that this record repeats a claim that has its final outcome.
@@ -712,7 +719,7 @@ fn differing(found: &Outcome, expected: &Outcome) -> String {
     let (Some(found), Some(expected)) = (fields(found), fields(expected)) else {
         return "everything".to_owned();
     };
-    let names: std::collections::BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+    let names: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
     let wrong = names.into_iter().filter(|name| found.get(*name) != expected.get(*name));
     wrong.map(String::as_str).collect::<Vec<_>>().join(", ")
 }

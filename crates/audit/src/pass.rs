@@ -36,6 +36,14 @@ pub struct Installation<'a> {
     pub keys: Option<&'a KeyRing>,
     /// Where what is known of claims goes, once it is too much for memory.
     pub spill: &'a Spill,
+    /// The coupons whose claims are judged; all of them where none is named.
+    pub only: &'a BTreeSet<CouponId>,
+}
+
+impl Installation<'_> {
+    fn reads(&self, partition: Partition) -> bool {
+        self.only.is_empty() || self.only.iter().any(|coupon_id| coupon_id.partition() == partition)
+    }
 }
 
 /// Where a pass begins.
@@ -114,7 +122,7 @@ fn audit_lines(
     findings: &mut Findings,
     begin: Begin,
 ) -> Result<Lines, AuditError> {
-    let Installation { connection, layout, keys, spill, .. } = *installation;
+    let Installation { connection, layout, keys, spill, only, .. } = *installation;
     let (goes_on, mut earlier) = match begin {
         Begin::AtTheBeginning => (false, Cut::default()),
         Begin::At(cut) => (true, cut),
@@ -134,9 +142,13 @@ fn audit_lines(
         findings.broken(Invariant::Agree, "PostgreSQL", &finding);
     }
     // Each can only be behind what is read after it.
-    let numbers = (0..partitions).map(|number| Partition::new(number).map_err(failed("the claims topic")));
-    let moments = numbers.map(|partition| Moment::read(&mut reader, &runtime, partition?));
-    let moments = moments.collect::<Result<Vec<_>, _>>()?;
+    let mut moments = BTreeMap::new();
+    for number in 0..partitions {
+        let partition = Partition::new(number).map_err(failed("the claims topic"))?;
+        if installation.reads(partition) {
+            moments.insert(number, Moment::read(&mut reader, &runtime, partition)?);
+        }
+    }
     let mut published = Published::read(connection, layout, findings)?;
     let outcomes = follow(connection, layout, Topic::Outcomes)?;
     let outcomes_bounds = bounds(&outcomes)?;
@@ -147,7 +159,8 @@ fn audit_lines(
     let (mut ledger, mut of_coupon) = (ClaimLedger::default(), BTreeMap::<_, ClaimLedger>::new());
     let now = service_runtime::Clock::system().now();
     let logs = claims_bounds.into_iter().zip(outcomes_bounds);
-    for ((number, moment), (claims_bounds, outcomes_bounds)) in (0..).zip(moments).zip(logs) {
+    for (number, (claims_bounds, outcomes_bounds)) in (0..).zip(logs) {
+        let Some(moment) = moments.remove(&number) else { continue };
         let partition = Partition::new(number).map_err(failed("the claims topic"))?;
         let stored_to = moment.next_src();
         let known = earlier.lines.remove(&number).filter(|known| {
@@ -183,7 +196,7 @@ fn audit_lines(
             goes_on,
         };
         let mut audited =
-            Audited { findings, view: view.as_deref_mut(), dead_letters: &dead_letters, now, spill };
+            Audited { findings, view: view.as_deref_mut(), dead_letters: &dead_letters, now, spill, only };
         let audit = line::audit(sources, &mut audited)?;
         progress.push(audit.progress);
         cut.lines.extend(audit.known.map(|known| (number, known)));

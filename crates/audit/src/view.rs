@@ -1,6 +1,6 @@
 //! The view in Redis. It is read before the logs, so it can only be behind them; what it says is compared at the moment that it says it of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 
 use coupon_domain::invariant::Invariant;
@@ -50,6 +50,7 @@ impl View {
     pub async fn read(
         maintenance: &ViewMaintenance,
         spill: &Spill,
+        only: &BTreeSet<CouponId>,
         findings: &mut Findings,
     ) -> Result<Self, AuditError> {
         let before = maintenance.coupons().await.map_err(failed("reading Redis"))?;
@@ -57,7 +58,8 @@ impl View {
         let (mut unreadable, mut spilled) = (Vec::new(), Ok(()));
         let each = |found| match found {
             FoundAnswer::Read(key, answer) if key == answer.claim_id => {
-                if spilled.is_ok() {
+                let is_wanted = only.is_empty() || only.contains(&key.coupon_id);
+                if spilled.is_ok() && is_wanted {
                     spilled = rows.push(row_of(&hasher, &answer));
                 }
             }
@@ -75,6 +77,9 @@ impl View {
             maintenance.coupons().await.map_err(failed("reading Redis"))?.into_iter().collect();
         let mut hashes = BTreeMap::new();
         for (coupon_id, said) in before {
+            if !only.is_empty() && !only.contains(&coupon_id) {
+                continue;
+            }
             let vouches_to = match (said.watermark, after.get(&coupon_id).and_then(|hash| hash.watermark)) {
                 (Some(ViewWatermark::Reflects(first)), Some(ViewWatermark::Reflects(second)))
                     if second >= first =>

@@ -17,7 +17,7 @@ const REST_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct Audit {
-    /// Show the ledger of this coupon; may be repeated.
+    /// Only this coupon: its partition's logs are read, and only its claims are kept and compared with the view; may be repeated.
     #[arg(long, value_name = "COUPON_ID")]
     coupon: Vec<CouponId>,
     /// The installation is at rest: whatever is still behind after --rest-s-max is a violation.
@@ -51,13 +51,16 @@ async fn look(audit: &Audit, settings: &Settings) -> Result<Pass, Failure> {
     let (connection, layout) = settings.kafka()?;
     let postgres = settings.postgres()?;
     let (mut findings, spill) = (Findings::new(audit.quiet), Spill::default());
+    let only = audit.coupon.iter().copied().collect();
     let maintenance = match audit.without_redis {
         true => None,
         false => Some(ViewMaintenance::new(&settings.redis()?).map_err(failed("connecting to Redis"))?),
     };
     let view = match &maintenance {
         None => None,
-        Some(maintenance) => Some(View::read(maintenance, &spill, &mut findings).await.map_err(could_not)?),
+        Some(maintenance) => {
+            Some(View::read(maintenance, &spill, &only, &mut findings).await.map_err(could_not)?)
+        }
     };
     // Without keys everything but the codes of coupons is compared.
     let keys = settings.keys().ok();
@@ -68,6 +71,7 @@ async fn look(audit: &Audit, settings: &Settings) -> Result<Pass, Failure> {
         view: maintenance.as_ref(),
         keys: keys.as_ref(),
         spill: &spill,
+        only: &only,
     };
     inspect(&sources, view, findings, Begin::AtTheBeginning).await.map_err(could_not)
 }
@@ -88,6 +92,7 @@ fn report(pass: &Pass, audit: &Audit, output: Output) {
             "ledger": ledger.to_json(),
             "coupons": coupons,
             "notes": findings.notes(),
+            "peak_memory_bytes": peak_memory_bytes(),
         }));
         return;
     }
@@ -119,6 +124,13 @@ fn report(pass: &Pass, audit: &Audit, output: Output) {
                 .note(&format!("audit: nothing is broken, {known}; nothing was there to prove {unproven}")),
         }
     }
+}
+
+/// The most memory that this process has had, as Linux tells it.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(peak.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 fn promise_row(promise: &Value) -> Value {

@@ -9,6 +9,7 @@ mod config;
 mod lag;
 mod metrics;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -169,10 +170,10 @@ impl Auditor {
     }
 
     async fn look(&self, earlier: Option<Cut>) -> Result<Pass, AuditError> {
-        let (mut findings, spill) = (Findings::new(false), Spill::default());
+        let (mut findings, spill, all) = (Findings::new(false), Spill::default(), BTreeSet::new());
         let read = match earlier {
             Some(_) => View::read_hashes(&self.view).await,
-            None => View::read(&self.view, &spill, &mut findings).await,
+            None => View::read(&self.view, &spill, &all, &mut findings).await,
         };
         self.metrics.view_read(read.is_ok());
         // The view may be lost at any time: without it everything else is compared all the same.
@@ -191,6 +192,7 @@ impl Auditor {
             // It holds no secret: codes of coupons are compared by the command.
             keys: None,
             spill: &spill,
+            only: &all,
         };
         audit::inspect(&installation, view, findings, Begin::At(earlier.unwrap_or_default())).await
     }

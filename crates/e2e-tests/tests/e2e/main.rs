@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod audit_in_a_burst;
+mod audit_memory;
 mod bad_requests;
 mod binaries;
 mod both_stores_behind;
@@ -94,6 +95,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("each_service_stops_in_order_under_load_and_nothing_is_lost", orderly_stop::scenario),
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("in_a_burst_the_audit_reports_lag_and_no_violation", audit_in_a_burst::scenario),
+    ("an_audit_of_ten_times_the_claims_takes_little_more_memory", audit_memory::scenario),
     ("the_reconciler_shows_ledger_lag_and_broken_promises", reconciler::scenario),
     ("each_process_shows_exactly_its_rows_of_the_catalogue", metrics::scenario),
     ("audit_and_oracle_catch_planted_faults", planted_faults::scenario),
