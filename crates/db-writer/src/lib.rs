@@ -1,11 +1,12 @@
 //! db-writer: writes what the log says into PostgreSQL, in batches, each in one statement with the partition's watermark.
 //!
-//! Each partition has a thread of its own ([`writer`]). It resumes from its own `partition_progress` row, never from Kafka's committed
+//! Each partition has a thread of its own ([`writer`]); they share one reader of each topic and a few connections ([`connections`]). It resumes from its own `partition_progress` row, never from Kafka's committed
 //! offsets, so a PostgreSQL that went back in time only means writing again. While one batch is being committed the next is
 //! prepared ([`prepare`]). What is committed is published ([`persisted`]), and by that a database that went back in time is known
 //! ([`restored`]).
 
 mod config;
+mod connections;
 mod handover;
 mod metrics;
 mod persisted;
@@ -15,7 +16,8 @@ mod writer;
 
 use std::sync::Arc;
 
-use infrastructure_kafka::{Connection, Membership, Producer, ProducerPurpose, Topic};
+use infrastructure_kafka::{Connection, Lines, Membership, Producer, ProducerPurpose, Topic};
+use infrastructure_postgres::SharedConnections;
 use service_runtime::partition::{self, PartitionWorkers};
 use service_runtime::{Context, Ended, Limits, Service, preflight};
 
@@ -54,14 +56,19 @@ impl Service for DbWriter {
         metrics.kafka.produces(&layout.name(Topic::Persisted));
         let limits = Limits::new(&context.metrics);
         let producer = Producer::new(&connection, ProducerPurpose::Outcomes).map_err(fatal)?;
+        let postgres = Arc::new(SharedConnections::new(&config.postgres));
+        let asked = Arc::clone(&postgres);
+        limits.ask_depth("postgres_pool", config.postgres.pool_size_max, move || asked.in_use());
         let shared = Shared {
             producer: limits.producer(producer),
             handover: limits.by_partition("handover_batches", config.write.batches_waiting_max),
-            outcomes_topic: outcomes_topic.clone(),
+            outcomes: Lines::new(&connection, &outcomes_topic, "outcomes reader").map_err(fatal)?,
+            persisted: Lines::new(&connection, &layout.name(Topic::Persisted), "persisted reader")
+                .map_err(fatal)?,
             persisted_topic: layout.name(Topic::Persisted),
+            postgres,
             runtime: tokio::runtime::Handle::current(),
             context: context.clone(),
-            connection: connection.clone(),
             published: restored::Published::default(),
             keys,
             metrics,

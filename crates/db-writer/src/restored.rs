@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use coupon_domain::Partition;
 use coupon_domain::restored::PublishedBeats;
 use coupon_domain::wire::decode_persisted;
-use infrastructure_kafka::{Connection as KafkaConnection, Reader};
+use infrastructure_kafka::Lines;
 use infrastructure_postgres::closures::{self, Store};
 use infrastructure_postgres::{Connection, PostgresError};
 use parking_lot::Mutex;
@@ -22,15 +22,10 @@ pub(crate) struct Published(Mutex<HashMap<Partition, (i64, PublishedBeats)>>);
 
 impl Published {
     /// Everything that has been published of the worker's partition.
-    pub(crate) fn read(
-        &self,
-        worker: &Worker,
-        connection: &KafkaConnection,
-        topic: &str,
-    ) -> Result<PublishedBeats, Interrupted> {
+    pub(crate) fn read(&self, worker: &Worker, persisted: &Lines) -> Result<PublishedBeats, Interrupted> {
         let partition = worker.partition();
         let (from, mut beats) = self.0.lock().get(&partition).cloned().unwrap_or_default();
-        let reader = Reader::new(connection, topic, "persisted reader")?;
+        let reader = persisted.reader(partition.number());
         let turn = || {
             worker.turn();
             worker.check_stop()

@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 use coupon_domain::accept::LogBounds;
 use coupon_domain::wire::PersistedWatermark;
 use coupon_domain::{HaltReason, KeyRing, Offset, OutcomeWatermark, Partition};
-use infrastructure_kafka::{Connection as KafkaConnection, Producer, Reader};
+use infrastructure_kafka::{Lines, Producer};
 use infrastructure_postgres::batch::{Written, write_command, write_outcomes};
 use infrastructure_postgres::progress::{self, Progress};
-use infrastructure_postgres::{Connection, PostgresError, closures, coupons};
+use infrastructure_postgres::shared::Lease;
+use infrastructure_postgres::{PostgresError, SharedConnections, closures, coupons};
 use service_runtime::limit::QueueByPartition;
 use service_runtime::partition::{Halt, Interrupted, PartitionJob, Worker};
 use service_runtime::trace::{NewSpan, Span, SpanKind};
 use service_runtime::{Context, Ended};
 
 use crate::config::Config;
+use crate::connections::Connections;
 use crate::handover::{self, Batches};
-use crate::metrics::{BEAT, LOAD_PROGRESS, OPEN, ServiceMetrics, WRITE_BATCH};
+use crate::metrics::{BEAT, LOAD_PROGRESS, ServiceMetrics, WRITE_BATCH};
 use crate::persisted::Publisher;
 use crate::prepare::{Prepared, Preparer};
 use crate::restored::{self, Published};
@@ -31,10 +33,13 @@ const TURN: Duration = Duration::from_secs(1);
 /// What all partitions share.
 pub(crate) struct Shared {
     pub(crate) context: Context<Config>,
-    pub(crate) connection: KafkaConnection,
+    /// `coupon.outcomes`, for all partitions.
+    pub(crate) outcomes: Lines,
+    /// `coupon.persisted`, for all partitions.
+    pub(crate) persisted: Lines,
+    pub(crate) postgres: Arc<SharedConnections>,
     pub(crate) producer: Producer,
     pub(crate) handover: QueueByPartition,
-    pub(crate) outcomes_topic: String,
     pub(crate) persisted_topic: String,
     pub(crate) published: Published,
     pub(crate) keys: KeyRing,
@@ -85,11 +90,11 @@ impl PartitionJob for Writer {
     }
 }
 
-/// One connection's worth of writing.
+/// Writing from one look at the partition's place on, for as long as nothing moves it but this.
 struct Session<'a> {
     shared: &'a Shared,
     worker: &'a Worker,
-    connection: Connection,
+    connections: Connections<'a>,
     system_identifier: String,
     watermark: OutcomeWatermark,
     beat: i64,
@@ -101,26 +106,25 @@ impl<'a> Session<'a> {
     /// Connects, looks whether the database was put back in time, loads the partition's own place, and prepares from there on.
     fn open(shared: &'a Shared, worker: &'a Worker) -> Result<(Self, Preparer), Interrupted> {
         let partition = worker.partition();
-        let section = &shared.context.config.postgres;
-        let connecting = shared.metrics.postgres.measure(OPEN, Connection::open(section));
-        let connecting = worker.block_on(&shared.runtime, connecting)?;
-        let mut connection = connecting.map_err(interruption)?;
-        // Once the connection exists: the database behind it is not put back in time while it lasts.
-        let published = shared.published.read(worker, &shared.connection, &shared.persisted_topic)?;
+        let mut connections = Connections::new(shared, worker);
+        let mut lease = connections.lease()?;
+        let connection = lease.connection();
         let opening = async {
             // First, so that a partition that is not there yet has a beat that can be raised.
-            progress::load_or_create(&mut connection, partition).await?;
-            let store = restored::examine(&mut connection, &published).await?;
-            let progress = progress::load_or_create(&mut connection, partition).await?;
-            let coupons = coupons::in_partition(&mut connection, partition).await?;
+            progress::load_or_create(connection, partition).await?;
+            let store = restored::examine(connection, connections.published()).await?;
+            let progress = progress::load_or_create(connection, partition).await?;
+            let coupons = coupons::in_partition(connection, partition).await?;
             Ok((store, progress, coupons))
         };
         let opening = shared.metrics.postgres.measure(LOAD_PROGRESS, opening);
         let opened = worker.block_on(&shared.runtime, opening)?;
+        connections.was_examined(&lease);
+        lease.give_back_after(opened.as_ref());
         let (store, progress, coupons) = opened.map_err(interruption)?;
         shared.metrics.redemptions_closed.set(i64::from(store.closure.is_some()));
 
-        let reader = Reader::new(&shared.connection, &shared.outcomes_topic, "outcomes reader")?;
+        let reader = shared.outcomes.reader(partition.number());
         let found = reader.bounds(partition.number())?;
         let offset = |number| Offset::new(number).map_err(|error| Interrupted::Wait(error.to_string()));
         let bounds = LogBounds { start: offset(found.start)?, end: offset(found.end)? };
@@ -155,7 +159,7 @@ impl<'a> Session<'a> {
             shared.persisted_topic.clone(),
         );
         let session = Self {
-            connection,
+            connections,
             system_identifier: store.stand.system_identifier,
             watermark: progress.watermark,
             beat: progress.beat,
@@ -190,7 +194,8 @@ impl<'a> Session<'a> {
     fn write(&mut self, prepared: Prepared) -> Result<(), Interrupted> {
         let (shared, started) = (self.shared, Instant::now());
         let mut span = self.begin_span(&prepared);
-        let (connection, postgres) = (&mut self.connection, &shared.metrics.postgres);
+        let mut lease = self.lease()?;
+        let (connection, postgres) = (lease.connection(), &shared.metrics.postgres);
         let (written, to) = match &prepared {
             Prepared::Outcomes { step, rows, .. } => {
                 let writing = postgres.measure(WRITE_BATCH, write_outcomes(connection, step, rows));
@@ -204,6 +209,7 @@ impl<'a> Session<'a> {
             }
             Prepared::Interrupted(_) => return Ok(()),
         };
+        lease.give_back_after(written.as_ref());
         if let Err(error) = &written {
             span.failed(if error.is_passing() { "unreachable" } else { "refused" });
         }
@@ -239,6 +245,39 @@ impl<'a> Session<'a> {
         span.note("partition", || self.worker.partition().to_string());
         span.note("claims", || rows.claims().to_string());
         span
+    }
+
+    /// A connection to write through. Through one that this partition has not used yet it first looks at its own place and at the store's: a
+    /// database that was put back in time is met by a new connection.
+    fn lease(&mut self) -> Result<Lease, Interrupted> {
+        let mut lease = self.connections.lease()?;
+        if self.connections.is_examined(&lease) {
+            return Ok(lease);
+        }
+        let (partition, published) = (self.worker.partition(), self.connections.published());
+        let connection = lease.connection();
+        let examining = async {
+            let store = restored::examine(connection, published).await?;
+            Ok((store, progress::load(connection, partition).await?))
+        };
+        let examining = self.shared.metrics.postgres.measure(LOAD_PROGRESS, examining);
+        let examined = self.worker.block_on(&self.shared.runtime, examining)?;
+        let (store, progress) = match examined {
+            Ok(examined) => examined,
+            Err(error) => {
+                lease.give_back_after(Err::<(), _>(&error));
+                return Err(interruption(error));
+            }
+        };
+        self.shared.metrics.redemptions_closed.set(i64::from(store.closure.is_some()));
+        let is_as_it_was_left = store.stand.system_identifier == self.system_identifier
+            && progress.is_some_and(|found| found.watermark == self.watermark && found.beat >= self.beat);
+        if !is_as_it_was_left {
+            lease.give_back();
+            return Err(Interrupted::Restart("a new connection shows another watermark".to_owned()));
+        }
+        self.connections.was_examined(&lease);
+        Ok(lease)
     }
 
     fn moved(&mut self, watermark: OutcomeWatermark, beat: i64) {
@@ -288,13 +327,15 @@ impl<'a> Session<'a> {
     /// While nothing happens: is the row still as it was left? A database that was put back in time says less than it did.
     fn beat(&mut self) -> Result<(), Interrupted> {
         let (partition, watermark) = (self.worker.partition(), self.watermark);
-        let connection = &mut self.connection;
+        let mut lease = self.lease()?;
+        let connection = lease.connection();
         let raising = async {
             let beat = progress::beat(connection, partition, &watermark).await?;
             Ok((beat, closures::standing(connection.as_pooled()).await?))
         };
         let raising = self.shared.metrics.postgres.measure(BEAT, raising);
         let raised = self.worker.block_on(&self.shared.runtime, raising)?;
+        lease.give_back_after(raised.as_ref());
         let (beat, closure) = raised.map_err(interruption)?;
         self.shared.metrics.redemptions_closed.set(i64::from(closure.is_some()));
         match beat {
@@ -312,10 +353,12 @@ impl<'a> Session<'a> {
             return Ok(interrupted);
         }
         let partition = self.worker.partition();
-        let loading = progress::load(&mut self.connection, partition);
+        let mut lease = self.lease()?;
+        let loading = progress::load(lease.connection(), partition);
         let loading = self.shared.metrics.postgres.measure(LOAD_PROGRESS, loading);
-        let found: Option<Progress> =
-            self.worker.block_on(&self.shared.runtime, loading)?.map_err(interruption)?;
+        let loaded = self.worker.block_on(&self.shared.runtime, loading)?;
+        lease.give_back_after(loaded.as_ref());
+        let found: Option<Progress> = loaded.map_err(interruption)?;
         match found {
             Some(progress) if progress.watermark == self.watermark => Ok(interrupted),
             _ => Ok(Interrupted::Restart("the watermark is not where it was left".to_owned())),
@@ -324,7 +367,7 @@ impl<'a> Session<'a> {
 }
 
 /// What an error of PostgreSQL means for the partition. A constraint's refusal is never skipped.
-fn interruption(error: PostgresError) -> Interrupted {
+pub(crate) fn interruption(error: PostgresError) -> Interrupted {
     match error {
         PostgresError::Constraint { .. } | PostgresError::Torn(_) => {
             Interrupted::Halt(Halt::new(HaltReason::Constraint, error.to_string()))

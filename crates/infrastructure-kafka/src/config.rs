@@ -143,6 +143,9 @@ pub struct KafkaSection {
     pub queue_kib_max: u32,
     /// Most KiB fetched ahead per partition.
     pub fetch_queue_kib_max: u32,
+    /// Most KiB fetched ahead by a client that reads many partitions, each with its share by `partitions`. What librdkafka keeps of each record
+    /// comes on top, for small records about as much again.
+    pub fetch_queue_total_kib_max: u32,
     /// A member that is silent for longer loses its partitions, in ms.
     pub session_timeout_ms: u32,
     /// How long a request about topics, offsets or metadata may take, in ms.
@@ -176,6 +179,7 @@ impl Default for KafkaSection {
             queue_messages_max: 20_000,
             queue_kib_max: 32 * 1024,
             fetch_queue_kib_max: 16 * 1024,
+            fetch_queue_total_kib_max: 128 * 1024,
             session_timeout_ms: 8_000,
             request_timeout_ms: 5_000,
             topics_check_ms: 60_000,
@@ -203,6 +207,13 @@ impl KafkaSection {
         format!("{}firstcome-{service}", self.group_prefix)
     }
 
+    /// How much of a partition is fetched ahead by a client that reads many, in KiB.
+    #[must_use]
+    pub fn fetch_queue_kib_of_a_line(&self) -> u32 {
+        let share = self.fetch_queue_total_kib_max / u32::from(self.partitions.max(1));
+        share.clamp(1, self.fetch_queue_kib_max)
+    }
+
     /// Everything that is wrong with the values, at once.
     #[must_use]
     pub fn problems(&self, production: bool) -> Vec<Problem> {
@@ -226,6 +237,7 @@ impl KafkaSection {
             ("queue_messages_max", self.queue_messages_max, 100, 1_000_000),
             ("queue_kib_max", self.queue_kib_max, 1_024, 1_048_576),
             ("fetch_queue_kib_max", self.fetch_queue_kib_max, 1_024, 1_048_576),
+            ("fetch_queue_total_kib_max", self.fetch_queue_total_kib_max, 1_024, 1_048_576),
             ("session_timeout_ms", self.session_timeout_ms, 6_000, 60_000),
             ("request_timeout_ms", self.request_timeout_ms, 500, 60_000),
             ("topics_check_ms", self.topics_check_ms, 500, 600_000),
@@ -316,6 +328,15 @@ mod tests {
         assert_eq!(paths(&trusted, true), Vec::<String>::new());
         assert_eq!(trusted.layout(true).replication_factor, 3);
         assert_eq!(trusted.layout(false).replication_factor, 1);
+    }
+
+    #[test]
+    fn many_lines_share_what_is_fetched_ahead_and_few_have_no_more_than_one_may() {
+        let share =
+            |partitions| KafkaSection { partitions, ..KafkaSection::default() }.fetch_queue_kib_of_a_line();
+        assert_eq!(share(3), 16 * 1_024);
+        assert_eq!(share(100), 1_310);
+        assert_eq!(share(10_000), 13);
     }
 
     #[test]

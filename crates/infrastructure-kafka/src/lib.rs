@@ -6,6 +6,7 @@
 pub mod client;
 pub mod config;
 pub mod dead_letter;
+pub mod lines;
 pub mod log_cursor;
 pub mod membership;
 pub mod metrics;
@@ -18,6 +19,7 @@ pub mod topics;
 pub use client::{Connection, KafkaError};
 pub use config::{KafkaSection, Problem};
 pub use dead_letter::{DeadLetter, DeadLetterWriter};
+pub use lines::Lines;
 pub use log_cursor::{Entry, LogCursor};
 pub use membership::{AssignmentHandler, Membership};
 pub use metrics::KafkaMetrics;

@@ -24,7 +24,7 @@ pub struct PostgresSection {
     pub statement_timeout_ms: u32,
     /// How long a request waits for its answer, connection included, in ms. Beyond it the request goes without PostgreSQL.
     pub request_timeout_ms: u32,
-    /// Most connections of a service's pool for requests.
+    /// Most connections that a service shares: a gateway or notifier for its requests, a db-writer for its partitions.
     pub pool_size_max: u32,
 }
 

@@ -23,8 +23,10 @@ pub mod progress;
 pub mod redemptions;
 mod rows;
 mod schema;
+pub mod shared;
 mod statement;
 pub mod wallet;
 
 pub use config::{PostgresSection, PostgresTls};
 pub use connection::{Connection, Pool, PooledConnection, PostgresError};
+pub use shared::SharedConnections;

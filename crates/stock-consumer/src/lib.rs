@@ -1,7 +1,7 @@
 //! stock-consumer: folds its partitions of `coupon.claims`, says one outcome per record, in order, publishes coupon states, and
 //! refreshes the Redis view.
 //!
-//! Each partition has a thread of its own ([`worker`]): it resumes from PostgreSQL's checkpoint and the outcomes log
+//! Each partition has a thread of its own ([`worker`]), and they share one reader of each topic: it resumes from PostgreSQL's checkpoint and the outcomes log
 //! ([`resume`]), then decides batch by batch ([`decide`]). The view is a task beside it ([`view`]), so that a hanging Redis never slows a decision.
 //! A delivery error or an unrecoverable client ends the process: its restart is the recovery. A halt stops its partition alone.
 
@@ -16,7 +16,9 @@ mod worker;
 
 use std::sync::Arc;
 
-use infrastructure_kafka::{Connection, DeadLetterWriter, Membership, Producer, ProducerPurpose, Topic};
+use infrastructure_kafka::{
+    Connection, DeadLetterWriter, Lines, Membership, Producer, ProducerPurpose, Topic,
+};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
 use service_runtime::partition::{self, PartitionWorkers};
 use service_runtime::topics_watch::TopicsWatch;
@@ -56,6 +58,7 @@ impl Service for StockConsumer {
         let claims_topic = layout.name(Topic::Claims);
         let produced = [Topic::Outcomes, Topic::State, Topic::DeadLetters].map(|topic| layout.name(topic));
         metrics.topics(&claims_topic, &produced.each_ref().map(String::as_str));
+        let lines = |topic, purpose| Lines::new(&connection, &layout.name(topic), purpose).map_err(fatal);
         let shared = Arc::new(Shared {
             dead_letters: DeadLetterWriter::new(
                 producer.clone(),
@@ -64,6 +67,9 @@ impl Service for StockConsumer {
                 NAME,
                 service_runtime::RELEASE,
             ),
+            claims: lines(Topic::Claims, "claims reader")?,
+            outcomes: lines(Topic::Outcomes, "outcomes reader")?,
+            states: lines(Topic::State, "state sweeper")?,
             claims_topic: claims_topic.clone(),
             outcomes_topic: layout.name(Topic::Outcomes),
             state_topic: layout.name(Topic::State),

@@ -31,8 +31,8 @@ pub(crate) struct Resumed {
 /// Finds where the partition stands and replays up to there.
 pub(crate) fn resume(desk: Desk<'_>) -> Result<Resumed, Interrupted> {
     let (shared, partition) = (desk.shared, desk.partition());
-    let claims = Reader::new(&shared.connection, &shared.claims_topic, "claims reader")?;
-    let outcomes = Reader::new(&shared.connection, &shared.outcomes_topic, "outcomes reader")?;
+    let claims = shared.claims.reader(partition.number());
+    let outcomes = shared.outcomes.reader(partition.number());
     let claims_bounds = bounds(&claims, desk)?;
     desk.worker.turn();
 
@@ -61,7 +61,7 @@ pub(crate) fn resume(desk: Desk<'_>) -> Result<Resumed, Interrupted> {
         tracing::warn!(%partition, from = %plan.next_undecided, to = %beyond.src_offset,
             "retention took outcomes that PostgreSQL has not read; all from there on are published again");
         // What was said there must come out again: else halt before a word of it is repeated.
-        let claims = Reader::new(&shared.connection, &shared.claims_topic, "claims reader")?;
+        let claims = Reader::new(&shared.connection, &shared.claims_topic, "claims of a gap")?;
         drop(replay(desk, claims, begin()?, &plan_to(Some(beyond))?)?);
     }
     replay(desk, claims, begin()?, &plan)

@@ -126,7 +126,7 @@ impl<'a> StatePublisher<'a> {
             return Ok(Some(reader));
         }
         let (shared, partition) = (self.desk.shared, self.desk.partition().number());
-        let reader = Reader::new(&shared.connection, &shared.state_topic, "state sweeper")?;
+        let reader = shared.states.reader(partition);
         reader.assign(&[(partition, reader.bounds(partition)?.start)])?;
         Ok(Some(reader))
     }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use coupon_domain::{HaltReason, Partition};
-use infrastructure_kafka::{Connection, DeadLetterWriter, Producer};
+use infrastructure_kafka::{Connection, DeadLetterWriter, Lines, Producer};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
 use service_runtime::limit::QueueByPartition;
 use service_runtime::partition::{Interrupted, PartitionJob, Worker};
@@ -19,6 +19,12 @@ use crate::resume::resume;
 pub(crate) struct Shared {
     pub(crate) context: Context<Config>,
     pub(crate) connection: Connection,
+    /// `coupon.claims`, for all partitions.
+    pub(crate) claims: Lines,
+    /// `coupon.outcomes`, for all partitions.
+    pub(crate) outcomes: Lines,
+    /// `coupon.state`, for all partitions.
+    pub(crate) states: Lines,
     pub(crate) producer: Producer,
     pub(crate) dead_letters: DeadLetterWriter,
     pub(crate) claims_topic: String,

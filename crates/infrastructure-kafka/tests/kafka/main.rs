@@ -5,6 +5,7 @@
 mod broker_outages;
 mod dead_letters;
 mod installation;
+mod lines;
 mod membership;
 mod operator;
 mod producing;

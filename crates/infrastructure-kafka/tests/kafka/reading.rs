@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use infrastructure_kafka::{KafkaError, LogBounds, ProducerPurpose, ReadError, Topic};
+use infrastructure_kafka::{KafkaError, Lines, LogBounds, ProducerPurpose, ReadError, Topic};
 use local_stack::eventually;
 
 use crate::installation::{
@@ -75,6 +75,31 @@ fn the_end_is_where_it_was_when_the_partitions_were_assigned() {
     assert!(!reader.is_at_end(), "the last assignment's end is forgotten");
     reader.assign_within(&[(2, empty)]).unwrap();
     assert!(reader.is_at_end(), "there is nothing to read up to");
+}
+
+#[test]
+fn a_partition_may_be_assigned_again_and_again_at_once() {
+    let installation = Installation::new("again", 1).with_topics();
+    let topic = installation.topic(Topic::Claims);
+    installation.append_all(&topic, 0, &TEN);
+    let lines = Lines::new(&installation.connection, &topic, "test").unwrap();
+    for reader in [installation.reader(&topic), lines.reader(0)] {
+        for _ in 0..500 {
+            reader.assign(&[(0, 3)]).unwrap();
+        }
+        assert_eq!(drain_some(&reader, 1), numbered(3..4));
+        for start in (0..10).cycle().take(100) {
+            reader.assign(&[(0, start)]).unwrap();
+            assert_eq!(drain_some(&reader, 1), numbered(start..start + 1));
+            reader.assign(&[(0, 0)]).unwrap();
+        }
+    }
+    for _ in 0..100 {
+        lines.reader(0).assign(&[(0, 0)]).unwrap();
+    }
+    let reader = lines.reader(0);
+    reader.assign(&[(0, 9)]).unwrap();
+    assert_eq!(drain_some(&reader, 1), numbered(9..10));
 }
 
 #[test]

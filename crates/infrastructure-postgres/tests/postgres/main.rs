@@ -18,6 +18,7 @@ mod outages;
 mod pool;
 mod redemptions;
 mod roles;
+mod shared;
 mod shop;
 mod wallet;
 mod writer;
