@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status build test spans-test tools chart-test cluster-test bench-quick observability-check observability-test lint fmt
+.PHONY: help demo up down status build test spans-test tools chart-test cluster-test bench-quick bench-scale observability-check observability-test lint fmt
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -54,6 +54,10 @@ cluster-test: ## The chart on a real Kubernetes of two nodes, on this machine, u
 bench-quick: build ## How fast it is, as shares of what this machine does without it: a table, and JSON in the target folder
 	@$(RELEASE)/local-stack install
 	$(RELEASE)/bench-quick --out $(TARGET)/bench-quick.json
+
+bench-scale: $(if $(BIN),,build) ## How cost grows with claims, coupons, lines: a table, and JSON in the target folder; up to 40 minutes. SHORT=1: small sizes; BIN=… built there
+	@$(or $(BIN),$(RELEASE))/local-stack install
+	$(or $(BIN),$(RELEASE))/bench-scale $(if $(SHORT),--short) --out $(TARGET)/bench-scale.json
 
 observability-check: ## Boards, alerts and runbooks against the metrics, the rules' test cases and couponctl; nothing runs. BUILT=1: build nothing
 	@[ -n "$(BUILT)" ] || cargo build --quiet --workspace --bins

@@ -124,16 +124,16 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         let wishes = pipeline::Wishes { through, tell };
         pipeline::measure(&ground, &plan, wishes, accept_rate, &mut findings).await?;
     }
-    Ok(findings.into_report(plan, started_at, started.elapsed()))
+    findings.into_report(&plan, started_at, started.elapsed())
 }
 
-fn write(report: &Report, out: &Path) -> Result<()> {
+pub(crate) fn write(report: &Report, out: &Path) -> Result<()> {
     let text = serde_json::to_string_pretty(report)? + "\n";
     std::fs::write(out, text).with_context(|| out.display().to_string())
 }
 
 /// Cargo's target folder: this program lies in a folder of it.
-fn target_folder() -> Result<PathBuf> {
+pub(crate) fn target_folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program
         .ancestors()

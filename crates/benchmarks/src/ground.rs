@@ -28,7 +28,12 @@ impl Ground {
 
     /// A world of its own, without services.
     pub(crate) fn world(&self) -> Result<World> {
-        World::prepare_on(Arc::clone(&self.0), WorldSpec { partitions: PARTITIONS, ..WorldSpec::default() })
+        self.world_of(PARTITIONS)
+    }
+
+    /// The same with so many lines.
+    pub(crate) fn world_of(&self, partitions: u32) -> Result<World> {
+        World::prepare_on(Arc::clone(&self.0), WorldSpec { partitions, ..WorldSpec::default() })
     }
 }
 

@@ -18,6 +18,7 @@ mod pipeline;
 mod plan;
 mod presses;
 mod report;
+pub mod scale;
 mod screen;
 mod tables;
 

@@ -9,7 +9,6 @@ use serde::Serialize;
 use crate::figure::Figure;
 use crate::machine::Machine;
 use crate::memory::Resident;
-use crate::plan::Plan;
 
 /// Raised when a field changes its meaning or goes.
 const REPORT_VERSION: u32 = 1;
@@ -30,7 +29,7 @@ pub struct Report {
     /// On what it ran.
     pub machine: Machine,
     /// How much was measured.
-    pub plan: Plan,
+    pub plan: serde_json::Value,
     /// What was measured.
     pub figures: Vec<Figure>,
     /// What the services held at the end of each phase.
@@ -60,9 +59,15 @@ impl Findings {
         self.notes.push(note.to_owned());
     }
 
-    pub(crate) fn into_report(self, plan: Plan, started_at: String, took: Duration) -> Report {
+    pub(crate) fn into_report(
+        self,
+        plan: &impl Serialize,
+        started_at: String,
+        took: Duration,
+    ) -> anyhow::Result<Report> {
+        let plan = serde_json::to_value(plan)?;
         let Self { figures, resident, notes } = self;
-        Report {
+        Ok(Report {
             v: REPORT_VERSION,
             release: service_runtime::RELEASE,
             profile: if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -73,7 +78,7 @@ impl Findings {
             figures,
             resident,
             notes,
-        }
+        })
     }
 }
 
@@ -165,7 +170,8 @@ mod tests {
             mib: 61.4,
             peak_mib: 70.0,
         }]);
-        findings.into_report(Plan::smoke(), "2026-01-01T00:00:00Z".to_owned(), Duration::from_secs(7))
+        let plan = crate::plan::Plan::smoke();
+        findings.into_report(&plan, "2026-01-01T00:00:00Z".to_owned(), Duration::from_secs(7)).unwrap()
     }
 
     #[test]
