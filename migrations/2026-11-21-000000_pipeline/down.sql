@@ -4,6 +4,7 @@ DROP FUNCTION spell_claim_id;
 DROP FUNCTION spell_coupon_id;
 DROP FUNCTION demand;
 DROP TABLE audit_events;
+DROP TABLE command_requests;
 DROP TABLE commands;
 DROP TABLE parked_claims;
 DROP TABLE redemption_closures;

@@ -187,6 +187,15 @@ CREATE TABLE commands (
     CONSTRAINT commands_one_answer UNIQUE (coupon_id, command_mac)
 );
 
+-- What commands asked for, as their requests said it: the same Idempotency-Key with another body is refused. Born here, like drafts.
+CREATE TABLE command_requests (
+    coupon_id uuid NOT NULL,
+    command_mac uuid NOT NULL,
+    -- SHA-256 of everything that is asked for.
+    fingerprint bytea NOT NULL CHECK (octet_length(fingerprint) = 32),
+    PRIMARY KEY (coupon_id, command_mac)
+);
+
 -- Who changed what, when and why: one row per command outcome.
 CREATE TABLE audit_events (
     src_partition integer NOT NULL,

@@ -133,13 +133,13 @@ pub fn admin() -> Document {
                 .description("`restock` reads `delta`, `reschedule` reads `opens_at` and `closes_at`; each takes a `reason`.")
                 .path_parameter(COUPON_ID.0, COUPON_ID.1)
                 .path_word("command", "what to do", &commands)
-                .idempotency_key(true, "the same key again is the same command")
+                .idempotency_key(true, "the same key again is the same command; with another body it is refused")
                 .header("If-Match", "the version that the coupon must have, as in \"3\"; `publish` reads none")
                 .prefer_wait("how long to wait for the answer, up to 30 s")
                 .body::<CommandBody>(false)
                 .answers::<CommandView>(200, "The log has answered", &[LOCATION])
                 .answers::<CommandView>(202, "The log has it; its answer will be at the Location", &[LOCATION])
-                .refuses(&[Code::NotFound, Code::UnknownCoupon])
+                .refuses(&[Code::NotFound, Code::UnknownCoupon, Code::IdempotencyKeyReused])
                 .refuses(&[Code::Overloaded, Code::InDoubt, Code::NotAccepted, Code::LogMismatch, Code::Unavailable]),
         )
         .route(

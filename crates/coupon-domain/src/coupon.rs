@@ -152,6 +152,21 @@ impl Definition {
         &self.key_id
     }
 
+    /// What is wrong with this window for what was promised about expiry, if anything is: a coupon that is won at the end of the window must be of use.
+    ///
+    /// # Errors
+    /// `expires_at` lies before the end of the window.
+    pub fn outlives(&self, window: Window) -> Result<(), FieldError> {
+        match self.expiry {
+            Some(Expiry::At(expires_at)) if expires_at < window.closes_at() => Err(FieldError {
+                field: "expires_at",
+                problem: "must not lie before closes_at: what is won last would have expired already"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The same definition with another window.
     #[must_use]
     pub fn rescheduled(&self, window: Window) -> Self {

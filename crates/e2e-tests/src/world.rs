@@ -104,7 +104,7 @@ pub struct CouponSpec {
     pub opens_in_ms: i64,
     /// When it closes, from now.
     pub closes_in_ms: i64,
-    /// When what was won can no longer be redeemed, from now; none: never.
+    /// When what was won can no longer be redeemed, from now, and not before it closes; none: never.
     pub expires_in_ms: Option<i64>,
 }
 

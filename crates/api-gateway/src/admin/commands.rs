@@ -16,6 +16,8 @@ use infrastructure_http::time::from_rfc3339;
 use infrastructure_http::{Code, Problem, Scope};
 use infrastructure_postgres::{commands, coupons, drafts};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use crate::desk::Desk;
@@ -44,6 +46,19 @@ pub(crate) struct CommandBody {
     #[serde(default)]
     #[schema(format = DateTime)]
     closes_at: Option<String>,
+}
+
+impl CommandBody {
+    /// What tells two requests under one Idempotency-Key apart: everything that they ask for, however it is spelled in JSON.
+    fn fingerprint(&self, expected_version: Option<u32>) -> [u8; 32] {
+        let Self { reason, delta, opens_at, closes_at } = self;
+        let moment = |text: &Option<String>| match text.as_deref().map(from_rfc3339) {
+            Some(Ok(moment)) => moment.ms().to_string(),
+            _ => text.clone().unwrap_or_default(),
+        };
+        let asked = json!([reason, delta, moment(opens_at), moment(closes_at), expected_version]);
+        Sha256::digest(asked.to_string()).into()
+    }
 }
 
 /// What is known of a command.
@@ -94,6 +109,7 @@ pub(crate) async fn post(
         .get(&key_id)
         .ok_or_else(|| Problem::new(Code::Unavailable, "this gateway does not hold the coupon's key"))?;
     let change = desk.change(coupon_id, kind, &body, key_id).await?;
+    let fingerprint = body.fingerprint(expected_version);
     let command = Command {
         command_id: key.command_id(coupon_id, kind, &idempotency_key),
         expected_version: expected_version.filter(|_| kind != CommandKind::Publish),
@@ -101,6 +117,8 @@ pub(crate) async fn post(
         actor: operator.user_id,
         change,
     };
+    // Once nothing else is wrong with it: who mends a request keeps its key.
+    desk.is_the_same_request(command.command_id, fingerprint).await?;
     desk.appender.command(&command).await.map_err(|no_ticket| no_ticket.problem())?;
     tracing::info!(coupon.id = %coupon_id, command.id = %command.command_id, "{} appended", kind.as_str());
     let view = match wait {
@@ -198,6 +216,20 @@ impl Desk {
         }
     }
 
+    /// Refuses a request that asks for something else under the key of another one. Without PostgreSQL nobody remembers: then the log answers what it
+    /// answered the first.
+    async fn is_the_same_request(&self, command_id: CommandId, fingerprint: [u8; 32]) -> Result<(), Problem> {
+        let note =
+            async |connection: &mut _| commands::note_request(connection, command_id, fingerprint).await;
+        match self.ask_postgres("note_command", note).await {
+            Ok(noted) if noted != fingerprint => Err(Problem::new(
+                Code::IdempotencyKeyReused,
+                "this Idempotency-Key came with another command of this kind before: use a new key for a new command",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     async fn change(
         &self,
         coupon_id: CouponId,
@@ -212,9 +244,16 @@ impl Desk {
                     Problem::new(Code::UnknownCoupon, format!("there is no draft {coupon_id}"))
                 })?;
                 let definition = draft.definition(RULES_NEWEST, key_id).check().map_err(wrong_fields)?;
+                definition.outlives(definition.window()).map_err(|error| wrong_fields(vec![error]))?;
                 Change::Publish(Arc::new(definition))
             }
-            CommandKind::Reschedule => Change::Reschedule(window(body)?),
+            CommandKind::Reschedule => {
+                let window = window(body)?;
+                if let Some(known) = self.look_for(coupon_id)? {
+                    known.state.definition.outlives(window).map_err(|error| wrong_fields(vec![error]))?;
+                }
+                Change::Reschedule(window)
+            }
             CommandKind::Restock => Change::Restock(delta(body)?),
             CommandKind::Pause => Change::Pause,
             CommandKind::Resume => Change::Resume,
@@ -223,31 +262,37 @@ impl Desk {
         })
     }
 
-    /// The answer to a command, as soon as the state or PostgreSQL shows it, but no later than after `wait`.
+    /// The answer to a command, as soon as the state or PostgreSQL shows it, but no later than after `wait`. The state is looked at whenever it changes;
+    /// PostgreSQL is asked by interval, however many records go by.
     async fn await_answer(&self, command_id: CommandId, wait: Duration) -> CommandView {
         let deadline = tokio::time::Instant::now() + wait;
         let mut changes = self.states.changes();
+        let mut ask = tokio::time::interval(ASK_INTERVAL);
+        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if let Some(view) = self.answer(command_id).await {
+            // Why a command was refused the state does not show.
+            let shown = self.answer_in_state(command_id);
+            let refused = Some(CommandCode::Refused.as_str());
+            if let Some(view) = shown.filter(|view| view.code != refused) {
                 return view;
             }
             tokio::select! {
+                biased;
+                () = self.context.shutdown.requested() => return pending(command_id),
+                _ = ask.tick() => {
+                    if let Some(view) = self.answer_in_postgres(command_id).await {
+                        return view;
+                    }
+                }
                 () = tokio::time::sleep_until(deadline) => {
                     return self.answer_in_state(command_id).unwrap_or_else(|| pending(command_id));
                 }
-                () = self.context.shutdown.requested() => return pending(command_id),
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(ASK_INTERVAL) => {}
             }
         }
     }
 
-    /// The state shows the last answer of each coupon at once, but not why a command was refused: that PostgreSQL knows.
-    async fn answer(&self, command_id: CommandId) -> Option<CommandView> {
-        let shown = self.answer_in_state(command_id);
-        if shown.as_ref().is_some_and(|view| view.code != Some(CommandCode::Refused.as_str())) {
-            return shown;
-        }
+    async fn answer_in_postgres(&self, command_id: CommandId) -> Option<CommandView> {
         let find = async |connection: &mut _| commands::find(connection, command_id).await;
         let stored = self.ask_postgres("find_command", find).await.ok().flatten()?;
         Some(CommandView {

@@ -109,7 +109,9 @@ impl DraftRequest {
             rules: RULES_NEWEST,
             key_id: desk.active_key.clone(),
         };
-        unchecked.check()
+        let definition = unchecked.check()?;
+        definition.outlives(definition.window()).map_err(|error| vec![error])?;
+        Ok(definition)
     }
 }
 

@@ -142,6 +142,7 @@ async fn bodies(world: &World, coupon_id: &str) -> Result<()> {
         (with("name", json!("\u{7}")), "name: must have"),
         (with("opens_at", json!("tomorrow")), "opens_at: must be a time like"),
         (with("closes_at", json!("2026-11-20T10:00:00Z")), "closes_at: must be after opens_at"),
+        (with("expires_at", json!("2026-11-22T09:59:59Z")), "expires_at: must not lie before closes_at"),
     ];
     for (body, detail) in cases {
         refused(post(body), bad, "invalid_request", detail).await?;

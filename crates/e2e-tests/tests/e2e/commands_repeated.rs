@@ -2,6 +2,7 @@ use anyhow::{Result, ensure};
 use couponctl::api::Answer;
 use e2e_tests::{CouponSpec, World, WorldSpec, oracle};
 use local_stack::{Role, Supervised};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 /// The same command twice has one effect, also across a crash and after the coupon is retired; of two operators who saw the same version one is told so.
@@ -15,6 +16,9 @@ pub(crate) fn scenario() -> Result<()> {
         ensure!(first.code() == "applied" && first.body["version"] == 2, "{first:?}");
         is_the_same(&first, &restock().await?)?;
         ensure!(quantity(&world, &coupon_id).await? == 3, "the restock counted once");
+        let other = world.try_command(&coupon_id, "restock", Some(json!({"delta": 5})), "more").await?;
+        ensure!(other.code() == "idempotency_key_reused", "another body under the same key: {other:?}");
+        ensure!(other.status == StatusCode::UNPROCESSABLE_ENTITY, "{other:?}");
 
         world.wait_until_stored().await?;
         let stock_consumer = world.service(Role::StockConsumer.name())?;

@@ -12,7 +12,8 @@ DECLARE
     granted text[][] := ARRAY[
         ['firstcome_reader', 'SELECT', ours],
         ['firstcome_gateway', 'SELECT', ours],
-        ['firstcome_gateway', 'INSERT', 'coupon_drafts, redemptions, redemption_closures'],
+        ['firstcome_gateway', 'INSERT', 'coupon_drafts, command_requests, redemptions, redemption_closures'],
+        ['firstcome_gateway', 'UPDATE (fingerprint)', 'command_requests'],
         ['firstcome_gateway', 'UPDATE (used_at, order_ref)', 'issued_coupons'],
         -- Closing redeeming raises beats.
         ['firstcome_gateway', 'UPDATE (beat)', 'partition_progress'],

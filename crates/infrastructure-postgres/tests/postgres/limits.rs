@@ -376,7 +376,7 @@ impl Told {
         let mut rows = OutcomeRows::default();
         let issued = IssuedCoupon {
             per_user_limit: story.definition.per_user_limit(),
-            code: "5Y9X-YQS9-3ZM5-28S1-*".to_owned(),
+            code: "5Y9X-YQS9-3ZM5-28S1-J".to_owned(),
             expires_at: story.definition.expiry().map(|expiry| expiry.of(story.times[1])),
         };
         let src_offsets = [1, 2, 3].map(|later| offset(story.first_src + later));
