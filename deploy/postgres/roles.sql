@@ -12,6 +12,7 @@
 -- | firstcome_migrator | couponctl migrate, couponctl redemptions reopen       | own the schema                                               |
 -- | firstcome_writer   | db-writer                                             | append outcomes, move watermarks and counters; change no claim |
 -- | firstcome_gateway  | api-gateway                                           | read; write drafts and redemptions, close redeeming          |
+-- | firstcome_retention | couponctl retention apply                            | read; delete what is over                                    |
 -- | firstcome_reader   | stock-consumer, notifier, reconciler, couponctl audit | read                                                         |
 DO $$
 DECLARE
@@ -19,7 +20,7 @@ DECLARE
 BEGIN
     -- Two at once would see none and both create it.
     PERFORM pg_advisory_xact_lock(hashtext('firstcome roles'));
-    FOREACH wanted IN ARRAY ARRAY['firstcome_migrator', 'firstcome_writer', 'firstcome_gateway', 'firstcome_reader'] LOOP
+    FOREACH wanted IN ARRAY ARRAY['firstcome_migrator', 'firstcome_writer', 'firstcome_gateway', 'firstcome_retention', 'firstcome_reader'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
         END IF;

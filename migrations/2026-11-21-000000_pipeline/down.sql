@@ -3,6 +3,7 @@ DROP VIEW claims_spelled;
 DROP FUNCTION spell_claim_id;
 DROP FUNCTION spell_coupon_id;
 DROP FUNCTION demand;
+DROP TABLE coupon_retention;
 DROP TABLE audit_events;
 DROP TABLE command_requests;
 DROP TABLE commands;

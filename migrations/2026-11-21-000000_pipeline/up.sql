@@ -212,6 +212,20 @@ CREATE TABLE audit_events (
 );
 CREATE INDEX audit_events_coupon ON audit_events (coupon_id);
 
+-- What `couponctl retention apply` has deleted of retired coupons, counted in the very statements that delete.
+CREATE TABLE coupon_retention (
+    coupon_id uuid PRIMARY KEY,
+    -- Answers that won nothing, and parked claims.
+    losing_claims bigint NOT NULL DEFAULT 0,
+    -- Issued coupons, each with its claim, and its redemption where there was one.
+    issued_coupons bigint NOT NULL DEFAULT 0,
+    -- No answer is left that won nothing.
+    losing_done boolean NOT NULL DEFAULT false,
+    -- No issued coupon that is left was used, or has expired, before this moment.
+    issued_ended_from timestamptz NOT NULL DEFAULT '-infinity',
+    last_run_at timestamptz NOT NULL
+);
+
 -- Fails the statement, and with it all that it wrote, where the log and the tables disagree.
 CREATE FUNCTION demand(satisfied boolean, name text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN

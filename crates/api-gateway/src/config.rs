@@ -168,6 +168,8 @@ pub struct ClaimsSection {
     pub user_requests_burst: u32,
     /// Most users whose rate is remembered at once. Beyond it: 503.
     pub users_remembered_max: u32,
+    /// A line in which something has waited for its decision for so long, in ms, gets no new coupons.
+    pub line_late_ms: u32,
     /// How long a stream token opens its claim's events, in s.
     pub stream_token_s: u32,
     /// Where clients reach the notifier, for links and Locations; empty: under the same name as the gateway.
@@ -181,6 +183,7 @@ impl Default for ClaimsSection {
             user_requests_per_s: 5,
             user_requests_burst: 10,
             users_remembered_max: 2_000_000,
+            line_late_ms: 30_000,
             stream_token_s: 600,
             notifier_url: String::new(),
         }
@@ -224,6 +227,7 @@ impl ServiceConfig for Config {
             ("user_requests_per_s", claims.user_requests_per_s, 1, 10_000),
             ("user_requests_burst", claims.user_requests_burst, 1, 10_000),
             ("users_remembered_max", claims.users_remembered_max, 1, 100_000_000),
+            ("line_late_ms", claims.line_late_ms, 1_000, 600_000),
             ("stream_token_s", claims.stream_token_s, 10, 86_400),
         ];
         problems.extend(Problem::out_of_range("claims", &ranges));

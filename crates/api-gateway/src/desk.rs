@@ -1,7 +1,7 @@
 //! What request handlers share, and what any of them may ask of it: handlers know the desk, and the desk knows no handler.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use coupon_domain::wire::PublishedState;
@@ -17,6 +17,7 @@ use service_runtime::{Context, Limit, Place};
 use crate::append::Appender;
 use crate::broker_clock::{BrokerClocks, BrokerNow};
 use crate::config::Config;
+use crate::line_watch::LineWatch;
 use crate::metrics::ServiceMetrics;
 use crate::published::Published;
 use crate::rate_limit::UserRates;
@@ -38,6 +39,7 @@ pub(crate) struct Desk {
     pub(crate) pool: Pool,
     pub(crate) appender: Appender,
     pub(crate) broker_clocks: Arc<BrokerClocks>,
+    pub(crate) lines: Arc<LineWatch>,
     pub(crate) rates: UserRates,
     pub(crate) in_flight: Limit,
     /// Looks into the log on behalf of operators.
@@ -52,6 +54,12 @@ impl Desk {
     /// What the clock that judges this coupon's claims may show now.
     pub(crate) fn broker_now(&self, coupon_id: CouponId) -> BrokerNow {
         self.broker_clocks.now(coupon_id.partition(), Instant::now(), self.context.clock.now())
+    }
+
+    /// True where nobody has decided this line for `claims.line_late_ms`.
+    pub(crate) fn line_is_late(&self, partition: usize) -> bool {
+        let late_after = Duration::from_millis(self.context.config.claims.line_late_ms.into());
+        self.lines.is_late(partition, late_after)
     }
 
     /// Where a claim's answer is found.

@@ -12,6 +12,7 @@ mod config;
 mod coupon;
 mod desk;
 mod held_coupon;
+mod line_watch;
 mod metrics;
 mod offer;
 pub mod openapi;
@@ -41,6 +42,7 @@ pub use desk::NAME;
 use append::{Appender, InFlight, StrangeLines};
 use broker_clock::BrokerClocks;
 use desk::Desk;
+use line_watch::LineWatch;
 use metrics::ServiceMetrics;
 use published::Published;
 use rate_limit::UserRates;
@@ -74,6 +76,8 @@ impl Service for ApiGateway {
         }
         context.checked.met();
         let layout = config.kafka.layout(production);
+        let logs = (layout.name(Topic::Claims), layout.name(Topic::Outcomes));
+        let lines = LineWatch::start(&context, &connection, logs)?;
         let topics = TopicsWatch::start(&context, &connection, layout.clone())?;
         metrics.kafka.produces(&layout.name(Topic::Claims));
         let states = Arc::new(StateMap::default());
@@ -114,6 +118,7 @@ impl Service for ApiGateway {
             states,
             published,
             broker_clocks,
+            lines,
             metrics: Arc::clone(&metrics),
         });
         let asked = desk.clone();

@@ -10,10 +10,11 @@ use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
 
 /// What is asked of PostgreSQL.
-const POSTGRES_OPERATIONS: [&str; 11] = [
+const POSTGRES_OPERATIONS: [&str; 12] = [
     "claim_standings",
     "count_claims",
     "find_command",
+    "note_command",
     "find_coupon",
     "find_draft",
     "insert_draft",

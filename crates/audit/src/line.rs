@@ -569,6 +569,12 @@ impl<'a> Line<'a> {
         let postgres = self.tables.next_src().number();
         let decided = self.outcomes.next_src().unwrap_or(postgres);
         let log = self.bounds.end;
+        findings.checked(Invariant::DurableAck, "lines", 1);
+        if decided < self.bounds.start {
+            let last = self.bounds.start - 1;
+            let finding = format!("claims offsets {decided} to {last} were deleted before they were decided");
+            findings.broken(Invariant::DurableAck, &place, &finding);
+        }
         if decided < log {
             findings.late(Invariant::OneOutcome, &place, &format!("{} records are undecided", log - decided));
         }

@@ -96,6 +96,8 @@ impl Invariant {
                 | Self::OneEach
                 | Self::FirstCome
                 | Self::OneOutcome
+                // As far as a claim that was deleted undecided shows.
+                | Self::DurableAck
                 | Self::Agree
                 | Self::OnceUsed
         )

@@ -41,6 +41,9 @@ class Dump:
                 raise Unusable("bounds.json does not name every partition")
             tables = ("claims", "issued_coupons", "parked_claims", "coupons", "commands", "partition_progress", "audit_events")
             self.tables = {name: read_table(path / f"{name}.csv") for name in tables}
+            # What retention deleted of each coupon.
+            deleted = path / "coupon_retention.csv"
+            self.tables["coupon_retention"] = read_table(deleted) if deleted.exists() else defaultdict(list)
             redis = path / "redis.jsonl"
             self.redis = [json.loads(item) for item in redis.read_bytes().splitlines()] if redis.exists() else None
         except (OSError, csv.Error, *MALFORMED) as error:

@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::exit::{Failure, failed};
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::{audit, claim, coupon, dlq, dump, migrate, redemptions, smoke, topics, wallet};
+use crate::{audit, claim, coupon, dlq, dump, migrate, redemptions, retention, smoke, topics, wallet};
 
 /// The operator's command line of Firstcome.
 #[derive(Parser)]
@@ -45,6 +45,9 @@ enum Command {
     /// Look at redeeming, and open it after PostgreSQL was put back in time.
     #[command(subcommand)]
     Redemptions(redemptions::Redemptions),
+    /// Delete what is over, each after its time.
+    #[command(subcommand)]
+    Retention(retention::Retention),
     /// Try the whole pipeline with a coupon of its own.
     Smoke(smoke::Smoke),
     /// Fold the log again and compare everything with it: one line for each promise.
@@ -69,6 +72,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Wallet(wallet) => wallet::list(&wallet, &settings, output).await,
         Command::Redeem(redeem) => wallet::redeem(&redeem, &settings, output).await,
         Command::Redemptions(redemptions) => redemptions::run(&redemptions, &settings, output).await,
+        Command::Retention(retention) => retention::run(&retention, &settings, output).await,
         Command::Smoke(smoke) => smoke::run(&smoke, &settings, output).await,
         Command::Audit(audit) => audit::run(&audit, &settings, output).await,
         Command::Dlq(dlq) => dlq::run(&dlq, &settings, output).await,

@@ -19,6 +19,7 @@ mod exit;
 mod migrate;
 mod output;
 mod redemptions;
+mod retention;
 mod settings;
 mod smoke;
 mod topics;

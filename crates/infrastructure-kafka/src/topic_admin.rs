@@ -211,6 +211,15 @@ impl TopicAdmin {
         Ok(problems)
     }
 
+    /// How long a topic keeps its records, in ms; none: for ever.
+    ///
+    /// # Errors
+    /// [`KafkaError`]: it could not be asked about, or is not there.
+    pub async fn retention_ms(&self, topic: Topic) -> Result<Option<u64>, KafkaError> {
+        let settings = self.settings(&self.layout.name(topic)).await?;
+        Ok(settings.get(RETENTION_MS).and_then(|kept_ms| kept_ms.parse().ok()))
+    }
+
     /// How many copies each partition has; none where there is no such topic.
     fn partitions(&self, name: &str) -> Result<Option<Vec<usize>>, KafkaError> {
         let metadata = self

@@ -19,6 +19,7 @@ use crate::checkpoint::{self, LoadError, StoredLedger};
 use crate::config::PostgresSection;
 use crate::connection::{Connection, PostgresError};
 use crate::coupons;
+use crate::retention::{self, Deleted};
 use crate::rows::{claim_id, from_time, number, offset, slot_from_column};
 
 /// The database, for reading.
@@ -287,6 +288,17 @@ impl TableReader {
             most_of_one_user: row.most_of_one_user,
         };
         Ok(rows.into_iter().map(read).collect())
+    }
+
+    /// What retention has deleted of the partition's coupons.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn deleted(
+        &mut self,
+        partition: Partition,
+    ) -> Result<BTreeMap<CouponId, Deleted>, PostgresError> {
+        retention::deleted(&mut self.connection.inner, partition).await
     }
 
     /// What belongs to nothing in the partition.

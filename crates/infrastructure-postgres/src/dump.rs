@@ -8,11 +8,16 @@ use crate::connection::PostgresError;
 use crate::connector::Connector;
 
 /// What is copied: a file name and the query behind it.
-pub const TABLES: [(&str, &str); 7] = [
+pub const TABLES: [(&str, &str); 8] = [
     ("claims", "SELECT * FROM claims_spelled ORDER BY src_partition, src_offset"),
     ("issued_coupons", "SELECT * FROM issued_coupons_spelled ORDER BY coupon_id, issue_no"),
     ("coupons", "SELECT * FROM coupons ORDER BY coupon_id"),
     ("parked_claims", "SELECT * FROM parked_claims ORDER BY src_partition, src_offset"),
+    (
+        "coupon_retention",
+        "SELECT o.partition, r.coupon_id, r.losing_claims, r.issued_coupons \
+         FROM coupon_retention r JOIN coupons o USING (coupon_id) ORDER BY r.coupon_id",
+    ),
     ("commands", "SELECT * FROM commands ORDER BY src_partition, src_offset"),
     ("partition_progress", "SELECT * FROM partition_progress ORDER BY partition"),
     ("audit_events", "SELECT * FROM audit_events ORDER BY src_partition, src_offset"),

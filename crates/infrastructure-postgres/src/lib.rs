@@ -21,6 +21,7 @@ pub mod look_up;
 pub mod migrations;
 pub mod progress;
 pub mod redemptions;
+pub mod retention;
 mod rows;
 mod schema;
 pub mod shared;

@@ -239,6 +239,14 @@ impl Desk {
     ) -> Result<Change, Problem> {
         Ok(match kind {
             CommandKind::Publish => {
+                let partition = coupon_id.partition();
+                if self.line_is_late(partition.index()) {
+                    let detail = format!(
+                        "partition {partition}, where this draft has its place, stands still: make the draft anew, it gets another one, \
+                         or publish it once the line moves"
+                    );
+                    return Err(Problem::new(Code::Unavailable, detail));
+                }
                 let find = async |connection: &mut _| drafts::find(connection, coupon_id).await;
                 let draft = self.ask_postgres("find_draft", find).await?.ok_or_else(|| {
                     Problem::new(Code::UnknownCoupon, format!("there is no draft {coupon_id}"))

@@ -115,7 +115,7 @@ impl DraftRequest {
     }
 }
 
-/// A draft in the partition that holds the fewest live coupons: a line of its own, as long as there are enough.
+/// A draft in the partition that holds the fewest live coupons, of those whose line moves: a line of its own, as long as there are enough.
 fn new_draft(
     desk: &Desk,
     definition: &Definition,
@@ -124,9 +124,7 @@ fn new_draft(
 ) -> Result<Draft, Problem> {
     let created_at = desk.context.clock.now();
     let counts = desk.states.coupons_by_partition(desk.context.config.kafka.partitions);
-    let fewest = counts.iter().min().copied().unwrap_or(0);
-    let emptiest: Vec<usize> =
-        counts.iter().enumerate().filter(|(_, count)| **count == fewest).map(|(index, _)| index).collect();
+    let emptiest = emptiest(&counts, |partition| desk.line_is_late(partition));
     let chosen = emptiest.get(rand::random_range(0..emptiest.len().max(1))).copied().unwrap_or(0);
     let partition = i32::try_from(chosen)
         .ok()
@@ -146,6 +144,15 @@ fn new_draft(
         created_at,
         idempotency_key,
     })
+}
+
+/// The partitions with the fewest live coupons, of those that are not late; where all are, of all.
+fn emptiest(live_coupons: &[u32], is_late: impl Fn(usize) -> bool) -> Vec<usize> {
+    let all_late = (0..live_coupons.len()).all(&is_late);
+    let eligible =
+        || live_coupons.iter().enumerate().filter(|(partition, _)| all_late || !is_late(*partition));
+    let fewest = eligible().map(|(_, count)| *count).min();
+    eligible().filter(|(_, count)| Some(**count) == fewest).map(|(partition, _)| partition).collect()
 }
 
 /// A coupon as operators see it: a draft, or published.
@@ -365,4 +372,18 @@ pub(crate) async fn list(
         next: drafts.last().filter(|_| full).map(|draft| draft.coupon_id),
     };
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_coupons_go_to_the_emptiest_lines_that_move() {
+        assert_eq!(emptiest(&[2, 0, 1, 0], |_| false), [1, 3]);
+        assert_eq!(emptiest(&[2, 0, 1, 0], |partition| partition == 1), [3]);
+        assert_eq!(emptiest(&[2, 0, 1, 0], |partition| partition % 2 == 1), [2]);
+        assert_eq!(emptiest(&[2, 0, 1, 0], |_| true), [1, 3], "where none moves it has to be one of them");
+        assert_eq!(emptiest(&[], |_| false), Vec::<usize>::new());
+    }
 }

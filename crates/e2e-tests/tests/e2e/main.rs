@@ -13,6 +13,7 @@ mod described;
 mod encrypted;
 mod flood_of_garbage;
 mod granted_stored_pushed;
+mod halted_line;
 mod halted_tail;
 mod idle_past_retention;
 mod kafka_stopped;
@@ -37,6 +38,7 @@ mod redemptions;
 mod redis_lost;
 mod refusals;
 mod restock;
+mod retention;
 mod retired;
 mod same_user_two_gateways;
 mod several_notifiers;
@@ -82,6 +84,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         "topics_that_are_changed_under_the_system_are_named_and_nothing_undated_is_promised",
         topic_settings::scenario,
     ),
+    ("a_line_that_stands_still_gets_no_new_coupons", halted_line::scenario),
+    ("what_is_over_goes_after_its_time_and_is_not_missed", retention::scenario),
     ("postgres_wiped_and_put_back_lifts_the_halt", postgres_wiped::scenario),
     ("a_coupon_is_redeemed_once_by_its_owner_in_time", redemptions::scenario),
     ("redis_emptied_or_hung_costs_nothing_but_time", redis_lost::scenario),

@@ -30,6 +30,13 @@ pub(crate) fn scenario() -> Result<()> {
             world.service(role.name())?.restart()?;
         }
         world.wait_until_unready(Role::StockConsumer.name(), "undecided_deleted").await?;
+        // As far as anybody knows now, what was acknowledged is lost: the audit says so, and how much.
+        let audit = world.deployment.couponctl(&["audit"]).err().map(|error| error.to_string());
+        let lost = "were deleted before they were decided";
+        ensure!(
+            audit.as_ref().is_some_and(|said| said.contains("DURABLE-ACK") && said.contains(lost)),
+            "{audit:?}"
+        );
         put_back(&world, "kept").await?;
         world.wait_ready(Role::StockConsumer.name())?;
         world.wait_ready(Role::DbWriter.name())?;

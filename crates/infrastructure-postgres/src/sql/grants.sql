@@ -20,7 +20,10 @@ DECLARE
         ['firstcome_writer', 'SELECT', ours],
         ['firstcome_writer', 'INSERT',
             'claims, issued_coupons, coupons, commands, audit_events, parked_claims, partition_progress, redemption_closures'],
-        ['firstcome_writer', 'UPDATE', 'coupons, partition_progress']
+        ['firstcome_writer', 'UPDATE', 'coupons, partition_progress'],
+        ['firstcome_retention', 'SELECT', ours],
+        ['firstcome_retention', 'DELETE', 'claims, issued_coupons, redemptions, parked_claims'],
+        ['firstcome_retention', 'INSERT, UPDATE', 'coupon_retention']
     ];
     one text[];
 BEGIN

@@ -21,6 +21,8 @@ async fn a_role_may_do_its_service_s_work_and_nothing_else() {
         ("firstcome_gateway", "DELETE FROM redemptions".to_owned()),
         ("firstcome_gateway", "UPDATE command_requests SET coupon_id = gen_random_uuid()".to_owned()),
         ("firstcome_writer", "INSERT INTO command_requests DEFAULT VALUES".to_owned()),
+        ("firstcome_retention", "DELETE FROM commands".to_owned()),
+        ("firstcome_retention", "UPDATE issued_coupons SET expires_at = now()".to_owned()),
         ("firstcome_reader", "INSERT INTO coupon_drafts DEFAULT VALUES".to_owned()),
         ("firstcome_reader", "UPDATE partition_progress SET beat = 0".to_owned()),
         ("firstcome_reader", "CREATE TABLE mine (a int)".to_owned()),
