@@ -141,7 +141,7 @@ def test_services_agree_about_the_log(case):
             if file.endswith(".json") and "kafka" in (config := json.loads(text)):
                 keys = ("bootstrap_servers", "topic_prefix", "group_prefix", "partitions", "replication_factor", "min_insync_replicas", "security_protocol")
                 seen[f"{name(thing)}/{file}"] = {key: config["kafka"][key] for key in keys}
-    assert len(seen) == 7, "five services, the topics job and the operator's pod"
+    assert len(seen) == 8, "five services, the jobs of topics and retention, and the operator's pod"
     assert all(topics == next(iter(seen.values())) for topics in seen.values()), seen
 
 

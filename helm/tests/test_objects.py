@@ -177,7 +177,7 @@ def test_pods_are_restricted(objects):
         security = pod["securityContext"]
         assert security["runAsNonRoot"] and security["runAsUser"] == 65532 and security["fsGroup"] == 65532, where
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, where
-        allowed = {"configMap", "projected"} | ({"emptyDir"} if where.endswith("-operator") else set())
+        allowed = {"configMap", "projected"} | ({"emptyDir"} if where.endswith(("-operator", "-reconciler")) else set())
         assert all(set(volume) - {"name"} <= allowed for volume in pod.get("volumes", [])), where
         for container in pod["containers"]:
             assert container["securityContext"] == {

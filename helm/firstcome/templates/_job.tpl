@@ -138,7 +138,7 @@ env: |-
 {{- define "firstcome.toolJobs" -}}
 topics: {name: topics, key: topics, needs: [kafka], file: topics.json, arguments: [topics, apply]}
 migrate: {name: migrate, key: migrate, needs: [postgres], file: migrate.json, arguments: [migrate]}
-{{- with .root.Values.retention }}
+{{- with .Values.retention }}
 retention: {name: retention, key: retention, needs: [kafka, postgres], file: retention.json, arguments: [retention, apply, --claims-days, {{ .claimsDays | quote }}, --coupons-days, {{ .couponsDays | quote }}]}
 {{- end }}
 operator: {name: operator, key: operator, needs: [kafka, postgres, redis, keys], file: operator.json, arguments: [idle], scratch: true}
