@@ -119,9 +119,13 @@ fn refusal(state: &CouponState, now: BrokerNow) -> Option<Code> {
     if state.remaining() == 0 { Some(Code::SoldOut) } else { None }
 }
 
-/// True where this user may have an answer that could not be seen: the view is away, empty, or behind what the state knows.
+/// True where this user may have an answer that could not be seen: the view is away, empty, behind what the state knows, or has lost the part that the answer
+/// would be in.
 fn is_advisory(view: Result<&Prefilter, &RedisError>, known: &PublishedState) -> bool {
     let Ok(view) = view else { return true };
+    if !view.is_whole {
+        return true;
+    }
     let Some(ViewWatermark::Reflects(next_src)) = view.watermark else { return true };
     let behind = known.state.last_grant_offset.is_some_and(|last_grant| next_src <= last_grant);
     behind || view.round.is_some_and(|round| round > known.state.round)
@@ -210,6 +214,7 @@ mod tests {
     use std::sync::Arc;
 
     use coupon_domain::coupon::{LastCommand, UncheckedDefinition};
+    use coupon_domain::view_sync::PushId;
     use coupon_domain::{CommandCode, CommandId, Offset, Partition, Round, Slot, Timestamp, UserId};
     use uuid::Uuid;
 
@@ -261,6 +266,7 @@ mod tests {
             answers,
             watermark: Some(ViewWatermark::Reflects(Offset::new(next_src).unwrap())),
             round: Round::new(round).ok(),
+            is_whole: true,
         }
     }
 
@@ -324,9 +330,11 @@ mod tests {
         assert!(!is_advisory(Ok(&view(Vec::new(), 8, 0)), &known));
         assert!(is_advisory(Ok(&view(Vec::new(), 7, 0)), &known), "behind the last grant");
         assert!(is_advisory(Ok(&view(Vec::new(), 8, 1)), &known), "of a later round");
+        let torn = Prefilter { is_whole: false, ..view(Vec::new(), 8, 0) };
+        assert!(is_advisory(Ok(&torn), &known), "a part of it is lost");
         let empty = Prefilter { watermark: None, ..view(Vec::new(), 8, 0) };
         assert!(is_advisory(Ok(&empty), &known));
-        let pushing = ViewWatermark::Pushing { push_id: 1, chunks: 2 };
+        let pushing = ViewWatermark::Pushing { push_id: PushId(1), chunks: 2 };
         assert!(is_advisory(Ok(&Prefilter { watermark: Some(pushing), ..empty }), &known));
         assert!(is_advisory(Err(&RedisError::Unavailable(String::new())), &known));
     }

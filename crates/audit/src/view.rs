@@ -68,7 +68,8 @@ impl View {
             }
             FoundAnswer::Unreadable(key) => unreadable.push(format!("{key} holds no answer")),
         };
-        maintenance.answers(each).await.map_err(failed("reading Redis"))?;
+        let coupons: Vec<CouponId> = before.iter().map(|(coupon_id, _)| *coupon_id).collect();
+        maintenance.answers(&coupons, each).await.map_err(failed("reading Redis"))?;
         spilled?;
         for finding in unreadable {
             findings.broken(Invariant::Agree, "Redis", &finding);
@@ -279,21 +280,18 @@ impl View {
     ) -> Result<(), AuditError> {
         for (coupon_id, hash) in self.hashes.iter().filter(|(_, hash)| hash.missing > 0) {
             let place = format!("Redis, the view of {coupon_id}");
-            let before = maintenance.watermark(*coupon_id).await.map_err(failed("reading Redis"))?;
-            let found = maintenance.look_up(&hash.missed).await.map_err(failed("reading Redis"))?;
-            let after = maintenance.watermark(*coupon_id).await.map_err(failed("reading Redis"))?;
-            let vouches = |watermark| matches!(watermark, Some(ViewWatermark::Reflects(now)) if Some(now) >= hash.vouches_to);
-            let still_vouches = vouches(before) && vouches(after);
-            let still_missing = hash.missed.iter().zip(found).find(|(_, found)| found.is_none());
-            match still_missing.filter(|_| still_vouches) {
-                Some((example, _)) => {
+            let reached = hash.vouches_to.unwrap_or(Offset::ZERO);
+            match maintenance.denied(&hash.missed, reached).await.map_err(failed("reading Redis"))? {
+                Some(example) => {
                     let finding = format!(
                         "{} final answers below its watermark are missing, such as that to {example}",
                         hash.missing
                     );
                     findings.broken(Invariant::Agree, &place, &finding);
                 }
-                None => findings.note(format!("{place}: it was lost and pushed anew meanwhile")),
+                None => {
+                    findings.note(format!("{place}: it was lost, all or in part, or has grown meanwhile"));
+                }
             }
         }
         Ok(())

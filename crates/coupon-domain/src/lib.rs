@@ -34,6 +34,7 @@ pub mod resume;
 pub mod stream_token;
 pub mod timestamp;
 pub mod user_id;
+pub mod view_buckets;
 pub mod view_sync;
 pub mod wire;
 

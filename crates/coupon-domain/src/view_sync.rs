@@ -1,18 +1,46 @@
 //! Keeping a view: what the task that refreshes Redis does next for one coupon.
 //!
-//! The view of a coupon is its settled claims, its counts, and a watermark that says up to where they are true. Claims and watermark
-//! are written by one script that names the watermark it expects to find. Another one, or none, means that the view was
+//! The view of a coupon is its settled claims, its counts, and a watermark that says up to where they are true. The claims lie in buckets
+//! ([`crate::view_buckets`]); the coupon's hash names the push that made the view, and every bucket bears that push's id. Claims and watermark
+//! are written by one script that names the watermark and the push that it expects to find. Another one, or none, means that the view was
 //! lost or put back in time: nothing is written and the whole view is pushed again, in chunks. While a push is under
 //! way a *marker* stands in the watermark's place, counted up by every chunk, so that two pushes, or a push and a
 //! flush, cannot pass for one complete view.
 //!
-//! The ledger keeps settled claims by rank and only ever appends, so both kinds of refresh read "ranks a to b" from it:
+//! A bucket without the id is not whole, and nobody believes that a claim is absent from it: whatever is lost takes its claim to completeness along.
+//! The script leaves such a bucket alone and says so; it is made anew from the ledger while the rest stands.
+//!
+//! The ledger keeps settled claims by rank and only ever appends, so every kind of refresh reads "ranks a to b" from it:
 //! no payload is queued, and a Redis that hangs for an hour costs nothing but the catching up.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::position::Offset;
+use crate::view_buckets::bucket_count;
+
+/// Most buckets that one script makes anew together with their claims.
+const MENDED_AT_ONCE: usize = 8;
+
+/// Which push made a view. Drawn at random for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PushId(pub u64);
+
+impl fmt::Display for PushId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for PushId {
+    type Err = MalformedWatermark;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| MalformedWatermark)
+    }
+}
 
 /// What stands in a view's watermark field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +49,8 @@ pub enum ViewWatermark {
     Reflects(Offset),
     /// A full push is under way: its own number, and how many chunks it has written.
     Pushing {
-        /// Drawn at random for each push.
-        push_id: u64,
+        /// Which push.
+        push_id: PushId,
         /// Chunks written so far.
         chunks: u32,
     },
@@ -32,12 +60,12 @@ impl fmt::Display for ViewWatermark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reflects(next_src) => write!(f, "{next_src}"),
-            Self::Pushing { push_id, chunks } => write!(f, "push.{push_id:016x}.{chunks}"),
+            Self::Pushing { push_id, chunks } => write!(f, "push.{push_id}.{chunks}"),
         }
     }
 }
 
-/// A watermark field that none of our releases wrote.
+/// A field of a view that none of our releases wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the view's watermark is neither an offset nor the marker of a push")]
 pub struct MalformedWatermark;
@@ -51,11 +79,18 @@ impl FromStr for ViewWatermark {
             return Offset::new(number).map(Self::Reflects).map_err(|_| MalformedWatermark);
         };
         let (push_id, chunks) = marker.split_once('.').ok_or(MalformedWatermark)?;
-        Ok(Self::Pushing {
-            push_id: u64::from_str_radix(push_id, 16).map_err(|_| MalformedWatermark)?,
-            chunks: chunks.parse().map_err(|_| MalformedWatermark)?,
-        })
+        let chunks = chunks.parse().map_err(|_| MalformedWatermark)?;
+        Ok(Self::Pushing { push_id: push_id.parse()?, chunks })
     }
+}
+
+/// What a coupon's hash says of its view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Up to where it is true.
+    pub watermark: ViewWatermark,
+    /// The push that made it: a bucket without this id is not part of it.
+    pub push_id: PushId,
 }
 
 /// How far a coupon's outcomes are durable: the partition's first undecided claims offset, and how many of the coupon's claims
@@ -68,56 +103,87 @@ pub struct Durable {
     pub settled: u32,
 }
 
-/// The next write, for one script.
+/// How much one script may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepLimits {
+    /// Claims, and empty buckets.
+    pub claims: u32,
+    /// Buckets whose id is looked at, whatever else is done.
+    pub looked_at: u32,
+}
+
+/// The next write, for one script.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The watermark to find; absent: whatever stands there is replaced (the start of a push).
+    /// The watermark to find, under `push_id`; absent: whatever stands there is replaced (the start of a push).
     pub expects: Option<ViewWatermark>,
+    /// The push whose view it is.
+    pub push_id: PushId,
     /// The watermark to leave.
     pub leaves: ViewWatermark,
     /// Write the claims of ranks `from_rank + 1 ..= to_rank`.
     pub from_rank: u32,
     /// See `from_rank`.
     pub to_rank: u32,
+    /// How many buckets the view has before, and how many afterwards: those in between are split off.
+    pub buckets: Range<u32>,
+    /// Buckets to make anew, empty but for the id.
+    pub lays: Vec<u32>,
+    /// Put every claim of ranks `1 ..= from_rank` that belongs there into the buckets that are made anew.
+    pub fills: bool,
+    /// Buckets to look at, whether they bear the id.
+    pub looks_at: Range<u32>,
 }
 
 /// What the script said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Done: everything was written.
-    Written,
-    /// Nothing was written; this was found instead (none: no watermark at all, or no sense in it).
-    Found(Option<ViewWatermark>),
+    /// Done: everything was written, but for what belongs into these buckets, which do not bear the id.
+    Written(Vec<u32>),
+    /// Nothing was written; this was found instead (none: no view at all, or no sense in it).
+    Found(Option<Standing>),
     /// No answer in time, or an error: it may have been written or not.
     Unknown,
 }
 
 /// The state of one coupon's view, as far as its writer knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewSync {
     phase: Phase,
     /// What the last step that got no answer would have left.
     in_doubt: Option<Phase>,
+    /// Buckets that are not whole.
+    lost: BTreeSet<u32>,
+    /// The bucket to look at next.
+    looks_at: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Synced { next_src: Offset, settled: u32 },
+    Synced { push_id: PushId, next_src: Offset, settled: u32 },
     Lost,
-    Pushing { push_id: u64, chunks: u32, settled: u32, target: Durable },
+    Pushing { push_id: PushId, chunks: u32, laid: u32, settled: u32, target: Durable },
 }
 
 impl ViewSync {
+    fn in_phase(phase: Phase) -> Self {
+        Self { phase, in_doubt: None, lost: BTreeSet::new(), looks_at: 0 }
+    }
+
     /// A view of which nothing is known yet: it is pushed whole.
     #[must_use]
     pub fn lost() -> Self {
-        Self { phase: Phase::Lost, in_doubt: None }
+        Self::in_phase(Phase::Lost)
     }
 
-    /// A view that was found with this watermark, of a coupon that had `settled` claims before it.
+    /// A view that was found, of a coupon that had `settled` claims before `next_src`, in `buckets` buckets. Where that is not their number for so
+    /// many claims, somebody else made it, and it is pushed anew.
     #[must_use]
-    pub fn synced(next_src: Offset, settled: u32) -> Self {
-        Self { phase: Phase::Synced { next_src, settled }, in_doubt: None }
+    pub fn found(push_id: PushId, next_src: Offset, settled: u32, buckets: u32) -> Self {
+        if buckets != bucket_count(settled) {
+            return Self::lost();
+        }
+        Self::in_phase(Phase::Synced { push_id, next_src, settled })
     }
 
     /// True while a full push is due or under way.
@@ -126,91 +192,165 @@ impl ViewSync {
         !matches!(self.phase, Phase::Synced { .. })
     }
 
-    /// True where the view reflects everything that is durable.
+    /// True where the view reflects everything that is durable, as far as its writer knows.
     #[must_use]
     pub fn is_current(&self, durable: Durable) -> bool {
-        matches!(self.phase, Phase::Synced { next_src, .. } if next_src >= durable.next_src)
+        self.lost.is_empty()
+            && matches!(self.phase, Phase::Synced { next_src, .. } if next_src >= durable.next_src)
+    }
+
+    /// The next buckets that are made anew with their claims, `most` at most, and the last rank that belongs into them; none where there are none to
+    /// mend. Until they are, nothing else is written, so it pays to find the claims of many at once.
+    #[must_use]
+    pub fn to_mend(&self, most: usize) -> Option<(u32, Vec<u32>)> {
+        match self.phase {
+            Phase::Synced { settled, .. } if !self.lost.is_empty() => {
+                Some((settled, self.lost.iter().copied().take(most).collect()))
+            }
+            _ => None,
+        }
     }
 
     /// The next write. `push_id` is used if a push has to start; `offset_behind` gives the claims offset right behind the claim of a
-    /// rank; at most `chunk` claims go into one script.
+    /// rank.
     #[must_use]
     pub fn next_step(
         &self,
         durable: Durable,
-        chunk: u32,
-        push_id: u64,
+        limits: StepLimits,
+        push_id: PushId,
         offset_behind: impl Fn(u32) -> Offset,
     ) -> Step {
         match self.phase {
-            Phase::Synced { next_src, settled } => {
-                let to_rank = settled.saturating_add(chunk).min(durable.settled.max(settled));
+            Phase::Synced { push_id, next_src, settled } => {
+                let expects = Some(ViewWatermark::Reflects(next_src));
+                if let Some((_, lays)) = self.to_mend(MENDED_AT_ONCE) {
+                    return Step {
+                        expects,
+                        push_id,
+                        leaves: ViewWatermark::Reflects(next_src),
+                        from_rank: settled,
+                        to_rank: settled,
+                        buckets: bucket_count(settled)..bucket_count(settled),
+                        lays,
+                        fills: true,
+                        looks_at: 0..0,
+                    };
+                }
+                let to_rank = settled.saturating_add(limits.claims).min(durable.settled.max(settled));
                 let leaves = if to_rank >= durable.settled {
                     durable.next_src.max(next_src)
                 } else {
                     offset_behind(to_rank)
                 };
+                let buckets = bucket_count(settled)..bucket_count(to_rank);
+                let looks_to = self.looks_at.saturating_add(limits.looked_at).min(buckets.end);
                 Step {
-                    expects: Some(ViewWatermark::Reflects(next_src)),
+                    expects,
+                    push_id,
                     leaves: ViewWatermark::Reflects(leaves),
                     from_rank: settled,
                     to_rank,
+                    buckets,
+                    lays: Vec::new(),
+                    fills: false,
+                    looks_at: self.looks_at.min(looks_to)..looks_to,
                 }
             }
-            Phase::Lost => Step {
-                expects: None,
-                leaves: ViewWatermark::Pushing { push_id, chunks: 0 },
-                from_rank: 0,
-                to_rank: 0,
-            },
-            Phase::Pushing { push_id, chunks, settled, target } => {
-                let to_rank = settled.saturating_add(chunk).min(target.settled);
-                let leaves = if to_rank == target.settled {
+            Phase::Lost => {
+                let buckets = bucket_count(durable.settled);
+                Step {
+                    expects: None,
+                    push_id,
+                    leaves: ViewWatermark::Pushing { push_id, chunks: 0 },
+                    from_rank: 0,
+                    to_rank: 0,
+                    buckets: buckets..buckets,
+                    lays: Vec::new(),
+                    fills: false,
+                    looks_at: 0..0,
+                }
+            }
+            Phase::Pushing { push_id, chunks, laid, settled, target } => {
+                let buckets = bucket_count(target.settled);
+                let lays = laid..laid.saturating_add(limits.claims).min(buckets);
+                // Claims follow once every bucket is there.
+                let room = if lays.end == buckets { limits.claims } else { 0 };
+                let to_rank = settled.saturating_add(room).min(target.settled);
+                let leaves = if lays.end == buckets && to_rank == target.settled {
                     ViewWatermark::Reflects(target.next_src)
                 } else {
                     ViewWatermark::Pushing { push_id, chunks: chunks.saturating_add(1) }
                 };
                 Step {
                     expects: Some(ViewWatermark::Pushing { push_id, chunks }),
+                    push_id,
                     leaves,
                     from_rank: settled,
                     to_rank,
+                    buckets: buckets..buckets,
+                    lays: lays.collect(),
+                    fills: false,
+                    looks_at: 0..0,
                 }
             }
         }
     }
 
     /// Takes the script's answer to `step`, which was made from this state and `durable`.
-    pub fn answered(&mut self, step: Step, durable: Durable, reply: Reply) {
+    pub fn answered(&mut self, step: &Step, durable: Durable, reply: &Reply) {
         let done = self.after(step, durable);
         match reply {
-            Reply::Written => *self = Self { phase: done, in_doubt: None },
+            Reply::Written(without_id) => {
+                self.phase = done;
+                self.in_doubt = None;
+                if step.expects.is_none() {
+                    self.lost.clear();
+                }
+                for bucket in &step.lays {
+                    self.lost.remove(bucket);
+                }
+                self.lost.extend(without_id);
+                self.looks_at = if step.looks_at.end >= step.buckets.end { 0 } else { step.looks_at.end };
+            }
             Reply::Unknown => self.in_doubt = Some(done),
             Reply::Found(found) => {
-                let landed = self.in_doubt.filter(|phase| found.is_some() && phase.watermark() == found);
-                *self = Self { phase: landed.unwrap_or(Phase::Lost), in_doubt: None };
+                let landed = self.in_doubt.filter(|phase| found.is_some() && phase.standing() == *found);
+                match landed {
+                    // Which buckets it found without the id nobody heard: the next look at them tells.
+                    Some(phase) => (self.phase, self.in_doubt) = (phase, None),
+                    None => *self = Self::lost(),
+                }
             }
         }
     }
 
-    fn after(&self, step: Step, durable: Durable) -> Phase {
-        match (step.leaves, self.phase) {
-            (ViewWatermark::Reflects(next_src), _) => Phase::Synced { next_src, settled: step.to_rank },
-            (ViewWatermark::Pushing { push_id, chunks }, Phase::Pushing { target, .. }) => {
-                Phase::Pushing { push_id, chunks, settled: step.to_rank, target }
+    fn after(&self, step: &Step, durable: Durable) -> Phase {
+        let push_id = step.push_id;
+        let chunks = match step.leaves {
+            ViewWatermark::Reflects(next_src) => {
+                return Phase::Synced { push_id, next_src, settled: step.to_rank };
             }
-            (ViewWatermark::Pushing { push_id, chunks }, Phase::Lost | Phase::Synced { .. }) => {
-                Phase::Pushing { push_id, chunks, settled: step.to_rank, target: durable }
-            }
-        }
+            ViewWatermark::Pushing { chunks, .. } => chunks,
+        };
+        let (laid, target) = match self.phase {
+            Phase::Pushing { laid, target, .. } => (laid, target),
+            Phase::Lost | Phase::Synced { .. } => (0, durable),
+        };
+        let laid = step.lays.last().map_or(laid, |last| last.saturating_add(1));
+        Phase::Pushing { push_id, chunks, laid, settled: step.to_rank, target }
     }
 }
 
 impl Phase {
-    fn watermark(&self) -> Option<ViewWatermark> {
+    fn standing(&self) -> Option<Standing> {
         match *self {
-            Self::Synced { next_src, .. } => Some(ViewWatermark::Reflects(next_src)),
-            Self::Pushing { push_id, chunks, .. } => Some(ViewWatermark::Pushing { push_id, chunks }),
+            Self::Synced { push_id, next_src, .. } => {
+                Some(Standing { watermark: ViewWatermark::Reflects(next_src), push_id })
+            }
+            Self::Pushing { push_id, chunks, .. } => {
+                Some(Standing { watermark: ViewWatermark::Pushing { push_id, chunks }, push_id })
+            }
             Self::Lost => None,
         }
     }
@@ -218,39 +358,99 @@ impl Phase {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use super::*;
+    use crate::view_buckets::{bucket_of, split_bucket};
     use proptest::prelude::*;
 
+    const LIMITS: StepLimits = StepLimits { claims: 7, looked_at: 2 };
+
+    /// Redis, as the scripts use it.
     #[derive(Clone, Default)]
     struct View {
-        watermark: Option<ViewWatermark>,
+        hash: Option<(Standing, u32)>,
+        buckets: BTreeMap<u32, Bucket>,
+    }
+
+    #[derive(Clone)]
+    struct Bucket {
+        push_id: PushId,
         ranks: BTreeSet<u32>,
     }
 
     impl View {
-        fn run(&mut self, step: Step) -> Reply {
-            if step.expects.is_some() && step.expects != self.watermark {
-                return Reply::Found(self.watermark);
+        fn run(&mut self, step: &Step) -> Reply {
+            let found = self.hash.map(|(standing, _)| standing);
+            let expected = step.expects.map(|watermark| Standing { watermark, push_id: step.push_id });
+            if expected.is_some() && expected != found {
+                return Reply::Found(found);
             }
-            self.watermark = Some(step.leaves);
-            self.ranks.extend(step.from_rank + 1..=step.to_rank);
-            Reply::Written
+            let mut without_id = BTreeSet::new();
+            for bucket in &step.lays {
+                self.buckets.insert(*bucket, Bucket { push_id: step.push_id, ranks: BTreeSet::new() });
+            }
+            for new in step.buckets.clone() {
+                let from = split_bucket(new);
+                self.buckets.remove(&new);
+                match self.buckets.get_mut(&from).filter(|bucket| bucket.push_id == step.push_id) {
+                    Some(bucket) => {
+                        let ranks =
+                            bucket.ranks.extract_if(.., |rank| bucket_of(&mac(*rank), new + 1) == new);
+                        let split = Bucket { push_id: step.push_id, ranks: ranks.collect() };
+                        self.buckets.insert(new, split);
+                    }
+                    None => without_id.extend([from, new]),
+                }
+            }
+            let filled = if step.fills { 1..step.from_rank + 1 } else { 0..0 };
+            let filled = filled.filter(|rank| step.lays.contains(&bucket_of(&mac(*rank), step.buckets.end)));
+            for rank in filled.chain(step.from_rank + 1..=step.to_rank) {
+                let number = bucket_of(&mac(rank), step.buckets.end);
+                match self.buckets.get_mut(&number).filter(|bucket| bucket.push_id == step.push_id) {
+                    Some(bucket) => drop(bucket.ranks.insert(rank)),
+                    // The script recognises a lost bucket by there being nothing at all.
+                    None => drop(without_id.insert(number)),
+                }
+            }
+            for number in step.looks_at.clone() {
+                if self.buckets.get(&number).is_none_or(|bucket| bucket.push_id != step.push_id) {
+                    without_id.insert(number);
+                }
+            }
+            self.hash = Some((Standing { watermark: step.leaves, push_id: step.push_id }, step.buckets.end));
+            Reply::Written(without_id.into_iter().collect())
         }
+
+        /// A reader finds every claim of which the watermark speaks, or sees that the bucket is not whole.
+        fn holds_what_it_says(&self) -> bool {
+            let Some((Standing { watermark: ViewWatermark::Reflects(next_src), push_id }, count)) = self.hash
+            else {
+                return true;
+            };
+            let promised = u32::try_from((next_src.number() - 1).max(0) / 2).unwrap();
+            (1..=promised).all(|rank| match self.buckets.get(&bucket_of(&mac(rank), count)) {
+                Some(bucket) if bucket.push_id == push_id => bucket.ranks.contains(&rank),
+                _ => true,
+            })
+        }
+
+        fn is_whole(&self) -> bool {
+            let Some((standing, count)) = self.hash else { return false };
+            (0..count)
+                .all(|number| self.buckets.get(&number).is_some_and(|held| held.push_id == standing.push_id))
+        }
+    }
+
+    fn mac(rank: u32) -> [u8; 16] {
+        let mut mac = [0; 16];
+        mac[..4].copy_from_slice(&rank.wrapping_mul(2_654_435_761).swap_bytes().to_le_bytes());
+        mac
     }
 
     /// Rank r was decided at offset 2r, so `Reflects(2r + 1)` or more must mean that ranks 1..=r are there.
     fn offset_behind(rank: u32) -> Offset {
         Offset::new(i64::from(rank) * 2 + 1).unwrap()
-    }
-
-    fn holds_what_it_says(view: &View) -> bool {
-        let Some(ViewWatermark::Reflects(next_src)) = view.watermark else {
-            return true;
-        };
-        let promised = u32::try_from((next_src.number() - 1).max(0) / 2).unwrap();
-        (1..=promised).all(|rank| view.ranks.contains(&rank))
     }
 
     #[derive(Clone, Debug)]
@@ -260,6 +460,8 @@ mod tests {
         WriteAnswerLost,
         RequestLost,
         Flush,
+        LoseBucket(u32),
+        LoseHash,
         Snapshot,
         PutBack,
         OtherWriter,
@@ -267,69 +469,109 @@ mod tests {
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
-            3 => (0u32..20).prop_map(Event::Settle),
-            8 => Just(Event::Write),
+            3 => (0u32..60).prop_map(Event::Settle),
+            16 => Just(Event::Write),
             1 => Just(Event::WriteAnswerLost),
             1 => Just(Event::RequestLost),
             1 => Just(Event::Flush),
+            3 => (0u32..12).prop_map(Event::LoseBucket),
+            1 => Just(Event::LoseHash),
             1 => Just(Event::Snapshot),
             1 => Just(Event::PutBack),
             1 => Just(Event::OtherWriter),
         ];
-        proptest::collection::vec(event, 0..120)
+        proptest::collection::vec(event, 0..160)
     }
 
     proptest! {
-        /// Whatever is lost, put back or written by a second writer: the view never says more than it holds, and once
-        /// left in peace it becomes current.
+        /// Whatever is lost, put back or written by a second writer: absence is never believed of a claim that the watermark covers, and once
+        /// left in peace the view becomes current and whole.
         #[test]
         fn a_view_never_says_more_than_it_holds_and_heals(events in events()) {
             let (mut view, mut snapshot) = (View::default(), View::default());
             let mut writers = [ViewSync::lost(), ViewSync::lost()];
             let mut durable = Durable { next_src: Offset::ZERO, settled: 0 };
             let mut push_id = 0;
-            let peace = std::iter::repeat_n(Event::Write, 1_000);
+            let peace = std::iter::repeat_n(Event::Write, 3_000);
             for event in events.into_iter().chain(peace) {
-                let writer = usize::from(matches!(event, Event::OtherWriter));
+                let writer = &mut writers[usize::from(matches!(event, Event::OtherWriter))];
                 push_id += 1;
-                let step = writers[writer].next_step(durable, 7, push_id, offset_behind);
+                let step = writer.next_step(durable, LIMITS, PushId(push_id), offset_behind);
                 match event {
                     Event::Settle(more) => {
                         durable.settled += more;
                         durable.next_src = offset_behind(durable.settled);
                     }
                     Event::Write | Event::OtherWriter => {
-                        let reply = view.run(step);
-                        writers[writer].answered(step, durable, reply);
+                        let reply = view.run(&step);
+                        writer.answered(&step, durable, &reply);
                     }
                     Event::WriteAnswerLost => {
-                        view.run(step);
-                        writers[writer].answered(step, durable, Reply::Unknown);
+                        view.run(&step);
+                        writer.answered(&step, durable, &Reply::Unknown);
                     }
-                    Event::RequestLost => writers[writer].answered(step, durable, Reply::Unknown),
+                    Event::RequestLost => writer.answered(&step, durable, &Reply::Unknown),
                     Event::Flush => view = View::default(),
+                    Event::LoseBucket(number) => drop(view.buckets.remove(&number)),
+                    Event::LoseHash => view.hash = None,
                     Event::Snapshot => snapshot = view.clone(),
                     Event::PutBack => view = snapshot.clone(),
                 }
-                prop_assert!(holds_what_it_says(&view), "{:?}", view.watermark);
+                prop_assert!(view.holds_what_it_says(), "{:?}", view.hash);
             }
             prop_assert!(writers[0].is_current(durable), "{:?}", writers[0]);
-            prop_assert_eq!(view.watermark, Some(ViewWatermark::Reflects(durable.next_src)));
+            prop_assert_eq!(
+                view.hash.map(|(standing, count)| (standing.watermark, count)),
+                Some((ViewWatermark::Reflects(durable.next_src), bucket_count(durable.settled)))
+            );
+            prop_assert!(view.is_whole());
         }
+    }
+
+    #[test]
+    fn a_bucket_that_is_lost_is_made_anew_alone() {
+        let durable = Durable { next_src: offset_behind(200), settled: 200 };
+        let (mut view, mut sync) = (View::default(), ViewSync::lost());
+        let turn = |view: &mut View, sync: &mut ViewSync| {
+            let step = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
+            let reply = view.run(&step);
+            sync.answered(&step, durable, &reply);
+            step
+        };
+        while !sync.is_current(durable) {
+            turn(&mut view, &mut sync);
+        }
+        let held = view.buckets.remove(&3).unwrap().ranks;
+        assert!(!view.is_whole());
+        while sync.is_current(durable) {
+            turn(&mut view, &mut sync);
+        }
+        assert_eq!(sync.to_mend(9), Some((200, vec![3])));
+        let step = turn(&mut view, &mut sync);
+        assert_eq!((step.lays, step.fills), (vec![3], true));
+        assert!(sync.is_current(durable) && view.is_whole());
+        assert_eq!(view.buckets[&3].ranks, held);
     }
 
     #[test]
     fn an_answer_that_was_lost_is_recognised_by_what_it_left() {
         let durable = Durable { next_src: offset_behind(3), settled: 3 };
-        let mut sync = ViewSync::synced(Offset::ZERO, 0);
-        let step = sync.next_step(durable, 10, 1, offset_behind);
-        sync.answered(step, durable, Reply::Unknown);
-        let again = sync.next_step(durable, 10, 1, offset_behind);
-        sync.answered(again, durable, Reply::Found(Some(step.leaves)));
+        let found = |rank| {
+            Reply::Found(Some(Standing {
+                watermark: ViewWatermark::Reflects(offset_behind(rank)),
+                push_id: PushId(5),
+            }))
+        };
+        let mut sync = ViewSync::found(PushId(5), Offset::ZERO, 0, 1);
+        let step = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
+        sync.answered(&step, durable, &Reply::Unknown);
+        let again = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
+        sync.answered(&again, durable, &found(3));
         assert!(sync.is_current(durable));
-        let mut other = ViewSync::synced(Offset::ZERO, 0);
-        other.answered(step, durable, Reply::Found(Some(ViewWatermark::Reflects(offset_behind(2)))));
+        let mut other = ViewSync::found(PushId(5), Offset::ZERO, 0, 1);
+        other.answered(&step, durable, &found(2));
         assert!(other.is_lost());
+        assert!(ViewSync::found(PushId(5), Offset::ZERO, 0, 2).is_lost(), "made with other buckets");
     }
 
     #[test]
@@ -337,7 +579,7 @@ mod tests {
         for watermark in [
             ViewWatermark::Reflects(Offset::ZERO),
             ViewWatermark::Reflects(offset_behind(9)),
-            ViewWatermark::Pushing { push_id: u64::MAX, chunks: 3 },
+            ViewWatermark::Pushing { push_id: PushId(u64::MAX), chunks: 3 },
         ] {
             assert_eq!(watermark.to_string().parse(), Ok(watermark));
         }

@@ -379,23 +379,27 @@ class Audit:
     # ---- Redis
 
     def compare_view(self) -> None:
-        pattern = re.compile(rf".*(claim|coupon):\{{({COUPON_ID})\}}(?::(.+))?", re.DOTALL)
+        pattern = re.compile(rf".*coupon:\{{({COUPON_ID})\}}(?::[0-9]+)?", re.DOTALL)
         finals: dict[str, set[str]] = defaultdict(set)  # the macs of each coupon's claims
         views: dict[str, dict[str, str]] = {}
         for item in self.dump.redis or []:
             key = pattern.fullmatch(item["key"])
             if key is None:
                 continue
-            if key[1] == "coupon":
-                views[key[2]] = item["value"]
+            if item["type"] != "bucket":
+                views[key[1]] = item["value"]
                 continue
-            claim_id, line = f"{key[2]}.{key[3]}", self.lines.get(int(key[2][1:].partition("-")[0]))
-            wrong = "its partition does not exist" if line is None else wrong_answer(line, claim_id, str(item["value"]))
-            self.compared["answers in Redis"] += 1
-            if str(item["value"]).startswith("F"):
-                finals[key[2]].add(claim_id.rpartition(".")[2])
-            if wrong:
-                self.broken("AGREE", item["key"], wrong)
+            line = self.lines.get(int(key[1][1:].partition("-")[0]))
+            for mac, value in item["value"].items():
+                if bytes.fromhex(mac).startswith(b"push.") and not value:
+                    continue
+                answer = read_answer(key[1], mac, bytes.fromhex(value))
+                wrong = "its partition does not exist" if line is None else wrong_answer(line, answer)
+                self.compared["answers in Redis"] += 1
+                if answer and answer["final"]:
+                    finals[key[1]].add(mac)
+                if wrong:
+                    self.broken("AGREE", f"{item['key']}, {mac}", wrong)
         if self.quiet and self.dump.redis is not None:
             for line in self.lines.values():
                 for coupon in line.coupons.values() if line.is_whole else ():
@@ -463,23 +467,54 @@ class Audit:
             self.broken("AGREE", "ledger", f"at most {high} claims were sent, {accepted} are in the log")
 
 
-def wrong_answer(line: Line, claim_id: str, value: str) -> str:
-    """What is wrong with the answer to a claim that Redis holds."""
+VIEW_CODES = ("granted", "sold_out", "already_issued", "closed", "not_open", "paused", "unknown_coupon")
+
+
+def read_answer(coupon_id: str, mac: str, value: bytes) -> Json | None:
+    """An answer as a bucket holds it: README.md of infrastructure-redis names the bytes. None where it is none."""
+    rest = iter(value)
+
+    def number() -> int:
+        total = shift = 0
+        while (byte := next(rest)) >= 0x80:
+            total, shift = total | (byte & 0x7F) << shift, shift + 7
+        return total | byte << shift
+
+    def eight() -> bytes:
+        return bytes(next(rest) for _ in range(8))
+
+    def claim(has_slot: int) -> str:
+        return f"{coupon_id}.{next(rest)}.{eight().hex() if has_slot else 0}"
+
     try:
-        marked = re.fullmatch(r"(F|D[0-9]+)(\{.*)", value, re.DOTALL)
-        answer = json.loads(marked[2] if marked else "")
-        src = answer["decided_offset"]
-        truth = (line.wanted if line.is_whole else line.found).get(src, {})
-        if src < line.proven_from:
-            return ""
-        if src >= line.decided or not is_answer(truth):
-            return f"says that it was answered at {src}, the log does not"
-        wanted = {"claim_id": truth["claim_id"], "decided_at": truth["appended_at"]}
-        wanted |= {name: truth.get(name) for name in ANSWER_FIELDS}
-        fits = marked and marked[1] == ("F" if truth["final"] else f"D{src}") and claim_id == truth["claim_id"]
-        return differing(answer, wanted, wanted) or ("" if fits else "its key or its mark is another answer's")
-    except MALFORMED as error:
-        return f"is no answer: {error!r}"
+        flags = next(rest)
+        offset = int.from_bytes(eight()) if flags & 0x80 else number()
+        answer: Json = {"code": VIEW_CODES[flags & 0x0F], "final": not flags & 0x80, "decided_offset": offset}
+        answer["decided_at"] = number()
+        answer["claim_id"] = f"{claim(flags & 0x10)}.{mac}"
+        for name in ("rank", "issue_no", "user_nth"):
+            plus_one = number()
+            answer[name] = plus_one - 1 if plus_one else None
+        winner = f"{claim(flags & 0x40)}.{(eight() + eight()).hex()}" if flags & 0x20 else None
+        answer["granted_claim_id"] = winner
+    except (StopIteration, RuntimeError, IndexError):
+        return None
+    return None if len(mac) != 32 or next(rest, None) is not None else answer
+
+
+def wrong_answer(line: Line, answer: Json | None) -> str:
+    """What is wrong with the answer to a claim that Redis holds."""
+    if answer is None:
+        return "is no answer"
+    src = answer["decided_offset"]
+    truth = (line.wanted if line.is_whole else line.found).get(src, {})
+    if src < line.proven_from:
+        return ""
+    if src >= line.decided or not is_answer(truth):
+        return f"says that it was answered at {src}, the log does not"
+    wanted = {"claim_id": truth["claim_id"], "decided_at": truth["appended_at"]}
+    wanted |= {name: truth.get(name) for name in ANSWER_FIELDS}
+    return differing(answer, wanted, wanted)
 
 
 def named(value: bytes | None) -> str | None:

@@ -52,6 +52,27 @@ def publish(quantity: int, limit: int = 1, coupon: str = COUPON, number: int = 1
     return command("publish", number, coupon, definition=definition | fields)
 
 
+def view_value(outcome: Json) -> bytes:
+    """An answer as a bucket holds it."""
+
+    def number(of: int) -> bytes:
+        return bytes([of]) if of < 0x80 else bytes([of & 0x7F | 0x80]) + number(of >> 7)
+
+    def of_claim(claim_id: str) -> tuple[bool, bytes]:
+        _, round_no, slot, _ = claim_id.split(".")
+        return slot != "0", bytes([int(round_no)]) + (b"" if slot == "0" else bytes.fromhex(slot))
+
+    has_slot, own = of_claim(outcome["claim_id"])
+    won = outcome.get("granted_claim_id")
+    winner_has_slot, winner = of_claim(won) if won else (False, b"")
+    flags = oracle.VIEW_CODES.index(outcome["code"]) | 0x10 * has_slot | 0x20 * bool(won) | 0x40 * winner_has_slot
+    offset = outcome["decided_offset"]
+    head = bytes([flags]) + number(offset) if outcome["final"] else bytes([flags | 0x80]) + offset.to_bytes(8)
+    counts = [outcome.get(name) for name in ("rank", "issue_no", "user_nth")]
+    body = number(outcome["appended_at"]) + own + b"".join(number(0 if n is None else n + 1) for n in counts)
+    return head + body + winner + bytes.fromhex(won.rpartition(".")[2] if won else "")
+
+
 class Dump:
     """A right dump of one partition, to plant faults in. `outcomes` may be changed, then chained and stored anew."""
 
@@ -112,12 +133,11 @@ class Dump:
         self.tables["partition_progress"] = [progress]
 
     def view(self, outcome: Json) -> None:
-        answer = {name: outcome[name] for name in ("claim_id", *oracle.ANSWER_FIELDS) if name in outcome}
         coupon_id, _, rest = outcome["claim_id"].partition(".")
-        mark = "F" if outcome["final"] else f"D{outcome['src_offset']}"
-        value = mark + json.dumps(answer | {"decided_at": outcome["appended_at"]})
-        key = f"t.claim:{{{coupon_id}}}:{rest}"
-        self.redis[outcome["claim_id"]] = {"key": key, "type": "string", "value": value}
+        mac = rest.rpartition(".")[2]
+        held = {b"push.0000000000000001".hex(): "", mac: view_value(outcome).hex()}
+        key = f"t.coupon:{{{coupon_id}}}:{len(self.redis)}"
+        self.redis[outcome["claim_id"]] = {"key": key, "type": "bucket", "value": held}
 
     def write(self, path: Path) -> None:
         def lines(name: str, items: list[Json]) -> None:
@@ -484,7 +504,7 @@ class APlantedFault(OracleTest):
         dump = small_dump()
         dump.copies = dump.outcomes[:6]
         report = self.assert_finds(dump, "AGREE", options=())
-        self.assertTrue(any(found["place"].startswith("t.claim") for found in report["violations"]))
+        self.assertTrue(any(found["place"].startswith("t.coupon:{") for found in report["violations"]))
 
     def test_a_changed_outcome(self) -> None:
         self.assert_finds(self.changed(6, {"code": "closed"}), "AGREE")
@@ -528,18 +548,21 @@ class APlantedFault(OracleTest):
         self.assert_finds(dump, "ONE-OUTCOME")
 
     def test_a_final_answer_that_changed_in_redis(self) -> None:
-        for change in (("sold_out", "closed"), ('"rank": 3', '"rank": 2'), ("F{", "D1{"), ("F{", "F")):
+        for change in ((0, 3), (0, 0x81), (-3, 9)):
             with self.subTest(change=change):
                 dump = small_dump()
                 for item in dump.redis.values():
-                    if item["type"] == "string" and "sold_out" in item["value"]:
-                        item["value"] = item["value"].replace(*change)
-                self.assert_finds(dump, "AGREE")
+                    for mac, value in item["value"].items() if item["type"] == "bucket" else ():
+                        if value.startswith("01"):
+                            changed = bytearray.fromhex(value)
+                            changed[change[0]] = change[1]
+                            item["value"] = item["value"] | {mac: changed.hex()}
+                self.assert_finds(dump, "AGREE", options=())
 
     def test_an_answer_in_redis_that_nobody_gave(self) -> None:
         dump = small_dump()
-        answer = dump.redis[claim("ann")["claim_id"]]
-        answer["key"] = "t.claim:{" + COUPON + "}:" + claim("eve")["claim_id"].partition(".")[2]
+        held = dump.redis[claim("ann")["claim_id"]]["value"]
+        held[claim("eve")["claim_id"].rpartition(".")[2]] = held.pop(claim("ann")["claim_id"].rpartition(".")[2])
         self.assert_finds(dump, "AGREE", options=())
 
     def test_a_view_that_is_not_complete(self) -> None:

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 use infrastructure_kafka::{Connection, LogBounds, Reader, Topic, TopicLayout};
 use infrastructure_postgres::dump::{Dump as Tables, TABLES};
 use infrastructure_redis::ViewMaintenance;
@@ -74,6 +74,13 @@ async fn dump_view(view: &ViewMaintenance, out: &Path) -> Result<(), Failure> {
     view.dump(|key, value| {
         let line = match value {
             DumpedValue::Text(text) => json!({ "key": key, "type": "string", "value": text }),
+            DumpedValue::Bucket(held) => {
+                let held: serde_json::Map<String, Value> = held
+                    .iter()
+                    .map(|(field, value)| (HEXLOWER.encode(field), json!(HEXLOWER.encode(value))))
+                    .collect();
+                json!({ "key": key, "type": "bucket", "value": held })
+            }
             DumpedValue::Fields(fields) => json!({ "key": key, "type": "hash", "value": fields }),
         };
         if written.is_ok() {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use coupon_domain::ClaimId;
+use coupon_domain::view_buckets::bucket_of;
 use couponctl::api::{Answer, Client};
 use infrastructure_http::TokenMint;
 use infrastructure_http::time::to_rfc3339;
@@ -589,11 +591,41 @@ impl World {
         crate::redis::command(self.servers().redis_url(), words).await
     }
 
-    /// The key of a claim's answer in the view.
-    #[must_use]
-    pub fn answer_key(&self, claim_id: &str) -> String {
-        let (coupon_id, rest) = claim_id.split_once('.').unwrap_or((claim_id, ""));
-        format!("{}claim:{{{coupon_id}}}:{rest}", self.deployment.namespace.redis_key_prefix)
+    /// The bucket of the view that a claim's answer lies in, while the view has its present size.
+    ///
+    /// # Errors
+    /// Redis does not answer, or the coupon has no view.
+    pub async fn bucket_key(&self, claim_id: &str) -> Result<String> {
+        let claim_id: ClaimId = claim_id.parse()?;
+        let prefix = &self.deployment.namespace.redis_key_prefix;
+        let hash = format!("{prefix}coupon:{{{}}}", claim_id.coupon_id);
+        let count = self.redis(&["HGET", &hash, "buckets"]).await?.context("the coupon has no view")?;
+        Ok(format!("{hash}:{}", bucket_of(&claim_id.mac, count.parse()?)))
+    }
+
+    /// A claim's answer in the view, in hexadecimal digits.
+    ///
+    /// # Errors
+    /// Redis does not answer, or the coupon has no view.
+    pub async fn answer_in_view(&self, claim_id: &str) -> Result<Option<String>> {
+        const GET: &str = "local function bytes(hex) return (hex:gsub('..', function(byte) return string.char(tonumber(byte, 16)) end)) end \
+            local value = redis.call('HGET', KEYS[1], bytes(ARGV[1])) \
+            return value and (value:gsub('.', function(byte) return string.format('%02x', string.byte(byte)) end))";
+        let (bucket, mac) = (self.bucket_key(claim_id).await?, mac_of(claim_id));
+        self.redis(&["EVAL", GET, "1", &bucket, mac]).await
+    }
+
+    /// Puts other bytes in place of a claim's answer in the view, or none.
+    ///
+    /// # Errors
+    /// Redis does not answer, or the coupon has no view.
+    pub async fn change_answer_in_view(&self, claim_id: &str, value: Option<&str>) -> Result<()> {
+        const SET: &str = "local function bytes(hex) return (hex:gsub('..', function(byte) return string.char(tonumber(byte, 16)) end)) end \
+            if ARGV[2] == '' then return redis.call('HDEL', KEYS[1], bytes(ARGV[1])) end \
+            return redis.call('HSET', KEYS[1], bytes(ARGV[1]), bytes(ARGV[2]))";
+        let (bucket, mac) = (self.bucket_key(claim_id).await?, mac_of(claim_id));
+        self.redis(&["EVAL", SET, "1", &bucket, mac, value.unwrap_or_default()]).await?;
+        Ok(())
     }
 
     /// Waits until PostgreSQL and the view reflect everything that was appended.
@@ -723,4 +755,9 @@ pub fn run(scenario: impl Future<Output = Result<()>>) -> Result<()> {
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
+}
+
+/// The last part of a claim's id.
+fn mac_of(claim_id: &str) -> &str {
+    claim_id.rsplit('.').next().unwrap_or_default()
 }

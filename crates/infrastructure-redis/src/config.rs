@@ -30,8 +30,6 @@ pub struct RedisSection {
     pub look_ups_in_flight_max: u32,
     /// How long a view outlives the end of its coupon, in s.
     pub keep_after_close_s: u32,
-    /// How long a deferral (`not_open`, `paused`) stays in the view, in s.
-    pub keep_deferral_s: u32,
 }
 
 impl Default for RedisSection {
@@ -47,7 +45,6 @@ impl Default for RedisSection {
             connect_timeout_ms: 1_000,
             look_ups_in_flight_max: 4_096,
             keep_after_close_s: 24 * 60 * 60,
-            keep_deferral_s: 60,
         }
     }
 }
@@ -101,7 +98,6 @@ impl RedisSection {
             ("connect_timeout_ms", self.connect_timeout_ms, 10, 60_000),
             ("look_ups_in_flight_max", self.look_ups_in_flight_max, 1, 100_000),
             ("keep_after_close_s", self.keep_after_close_s, 60, 366 * 24 * 60 * 60),
-            ("keep_deferral_s", self.keep_deferral_s, 1, 24 * 60 * 60),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {

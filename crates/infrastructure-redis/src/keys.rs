@@ -1,6 +1,6 @@
 //! The names of keys.
 
-use coupon_domain::{ClaimId, CouponId};
+use coupon_domain::CouponId;
 
 #[derive(Clone)]
 pub(crate) struct Keys {
@@ -12,16 +12,14 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// A hash: watermark, remaining, status, round.
+    /// A hash: watermark, push, number of buckets, remaining, status, round.
     pub(crate) fn coupon(&self, coupon_id: CouponId) -> String {
         format!("{}coupon:{{{coupon_id}}}", self.prefix)
     }
 
-    /// The answer to a claim. The coupon stands in the hash tag, the rest of the claim's id behind it.
-    pub(crate) fn claim(&self, claim_id: &ClaimId) -> String {
-        let spelled = claim_id.to_string();
-        let (coupon_id, rest) = spelled.split_once('.').unwrap_or((&spelled, ""));
-        format!("{}claim:{{{coupon_id}}}:{rest}", self.prefix)
+    /// A bucket: a hash of answers. The scripts spell it so, too.
+    pub(crate) fn bucket(&self, coupon_id: CouponId, number: u32) -> String {
+        format!("{}:{number}", self.coupon(coupon_id))
     }
 
     /// A pattern of everything that is ours.
@@ -29,14 +27,9 @@ impl Keys {
         format!("{}*", self.prefix)
     }
 
-    /// A pattern of all coupons' hashes.
+    /// A pattern of all coupons' hashes, without their buckets.
     pub(crate) fn coupons(&self) -> String {
-        format!("{}coupon:*", self.prefix)
-    }
-
-    /// A pattern of all claims.
-    pub(crate) fn claims(&self) -> String {
-        format!("{}claim:*", self.prefix)
+        format!("{}coupon:{{*}}", self.prefix)
     }
 
     /// The coupon of a hash's key.
@@ -44,15 +37,11 @@ impl Keys {
         key.strip_prefix(&self.prefix)?.strip_prefix("coupon:{")?.strip_suffix('}')?.parse().ok()
     }
 
-    /// The claim of a claim's key.
-    pub(crate) fn read_claim(&self, key: &str) -> Option<ClaimId> {
-        let (coupon_id, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("claim:{")?.split_once("}:")?;
-        format!("{coupon_id}.{rest}").parse().ok()
-    }
-
-    /// A pattern of all claims of a coupon. Prefixes and ids contain no special characters.
-    pub(crate) fn claims_of(&self, coupon_id: CouponId) -> String {
-        format!("{}claim:{{{coupon_id}}}:*", self.prefix)
+    /// The coupon of a bucket's key.
+    pub(crate) fn read_bucket(&self, key: &str) -> Option<CouponId> {
+        let (coupon, number) = key.rsplit_once(':')?;
+        number.parse::<u32>().ok()?;
+        self.read_coupon(coupon)
     }
 }
 
@@ -61,27 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_of_a_coupon_share_its_hash_tag() {
+    fn keys_of_a_coupon_share_its_hash_tag_and_read_back() {
         let coupon = format!("c7-{}", "0".repeat(32));
-        let claim = format!("{coupon}.1.0.{}", "a".repeat(32));
+        let coupon_id = coupon.parse().unwrap();
         let keys = Keys::new("p.");
-        assert_eq!(keys.coupon(coupon.parse().unwrap()), format!("p.coupon:{{{coupon}}}"));
-        assert_eq!(
-            keys.claim(&claim.parse().unwrap()),
-            format!("p.claim:{{{coupon}}}:1.0.{}", "a".repeat(32))
-        );
-    }
-
-    #[test]
-    fn keys_read_back_and_others_do_not() {
-        let coupon = format!("c7-{}", "0".repeat(32));
-        let claim = format!("{coupon}.1.00000000000000ab.{}", "a".repeat(32));
-        let keys = Keys::new("p.");
-        let (coupon_id, claim_id) = (coupon.parse().unwrap(), claim.parse().unwrap());
+        assert_eq!(keys.coupon(coupon_id), format!("p.coupon:{{{coupon}}}"));
+        assert_eq!(keys.bucket(coupon_id, 17), format!("p.coupon:{{{coupon}}}:17"));
         assert_eq!(keys.read_coupon(&keys.coupon(coupon_id)), Some(coupon_id));
-        assert_eq!(keys.read_claim(&keys.claim(&claim_id)), Some(claim_id));
-        for other in ["", "p.", "p.coupon:{c7}", "coupon:{c7}", "p.claim:{}:", &keys.coupon(coupon_id)] {
-            assert_eq!(keys.read_claim(other), None);
+        assert_eq!(keys.read_bucket(&keys.bucket(coupon_id, 17)), Some(coupon_id));
+        for other in ["", "p.", "p.coupon:{c7}", "coupon:{c7}", &keys.bucket(coupon_id, 1)] {
+            assert_eq!(keys.read_coupon(other), None);
         }
+        assert_eq!(keys.read_bucket(&keys.coupon(coupon_id)), None);
     }
 }

@@ -1,10 +1,11 @@
 //! The rare paths: finding out where a view stands, forgetting one. From a pool: they may take long, and nobody waits behind
 //! them.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use coupon_domain::view_sync::ViewWatermark;
-use coupon_domain::{ClaimAnswer, ClaimId, CouponId};
+use coupon_domain::view_sync::{Standing, ViewWatermark};
+use coupon_domain::{ClaimAnswer, ClaimId, CouponId, Offset};
 use deadpool_redis::{Manager, Pool, PoolError, Runtime};
 use redis::AsyncCommands;
 
@@ -12,10 +13,15 @@ use crate::client::{client, is_encrypted, refused, unavailable};
 use crate::config::RedisSection;
 use crate::connection::RedisError;
 use crate::keys::Keys;
+use crate::reader::{Look, Seen};
 use crate::value;
 
 /// Keys that one SCAN step looks at.
 const SCAN_COUNT: usize = 1_000;
+/// Buckets that one command deletes.
+const UNLINKED_AT_ONCE: u32 = 500;
+/// Claims that one script looks for.
+const LOOKED_AT_ONCE: usize = 500;
 /// Most connections for rare paths.
 const POOL_SIZE_MAX: usize = 2;
 
@@ -26,6 +32,7 @@ pub struct ViewMaintenance {
     encrypted: bool,
     keys: Keys,
     timeout: Duration,
+    look: Look,
 }
 
 impl ViewMaintenance {
@@ -42,7 +49,7 @@ impl ViewMaintenance {
             .build()
             .map_err(|error| RedisError::Unavailable(error.to_string()))?;
         let timeout = Duration::from_millis(section.write_timeout_ms.into());
-        Ok(Self { pool, encrypted, keys: Keys::new(&section.key_prefix), timeout })
+        Ok(Self { pool, encrypted, keys: Keys::new(&section.key_prefix), timeout, look: Look::default() })
     }
 
     /// Asks for nothing but an answer.
@@ -71,6 +78,43 @@ impl ViewMaintenance {
         tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
     }
 
+    /// What a coupon's hash says of its view, and in how many buckets that lies; none where there is no such hash, or no sense in it.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn standing(&self, coupon_id: CouponId) -> Result<Option<(Standing, u32)>, RedisError> {
+        let key = self.keys.coupon(coupon_id);
+        let asking = async {
+            let mut connection = self.connect().await?;
+            let fields = &["watermark", "push", "buckets"];
+            let found: [Option<String>; 3] = connection.hmget(key, fields).await.map_err(unavailable)?;
+            Ok(read_standing(&found))
+        };
+        tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
+    }
+
+    /// What the server does when its memory is full (`maxmemory-policy`); none where it does not tell us.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn eviction_policy(&self) -> Result<Option<String>, RedisError> {
+        let asking = async {
+            let mut connection = self.connect().await?;
+            let told: redis::RedisResult<String> =
+                redis::cmd("INFO").arg("memory").query_async(&mut connection).await;
+            match told {
+                Ok(info) => {
+                    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+                    Ok(policy.map(|policy| policy.trim().to_owned()))
+                }
+                // The user may not, or the command is switched off.
+                Err(error) if matches!(error.kind(), redis::ErrorKind::Server(_)) => Ok(None),
+                Err(error) => Err(unavailable(error)),
+            }
+        };
+        tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
+    }
+
     /// True where anything may be left of a coupon's view.
     ///
     /// # Errors
@@ -83,25 +127,23 @@ impl ViewMaintenance {
         tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(RedisError::Timeout(self.timeout)))
     }
 
-    /// Deletes a coupon's view. Claims are found by scanning, so this takes a while on a large server, in small steps.
+    /// Deletes a coupon's view, its buckets by name; gives how many there were.
     ///
     /// # Errors
     /// [`RedisError`]; what is left expires by itself.
     pub async fn forget(&self, coupon_id: CouponId) -> Result<u64, RedisError> {
         let mut connection = self.connect().await?;
-        let (pattern, mut cursor, mut forgotten) = (self.keys.claims_of(coupon_id), 0u64, 0u64);
-        loop {
-            let (next, found) = scan(&mut connection, cursor, &pattern).await?;
-            if !found.is_empty() {
-                forgotten += connection.unlink::<_, u64>(found).await.map_err(unavailable)?;
-            }
-            if next == 0 {
-                break;
-            }
-            cursor = next;
+        let hash = self.keys.coupon(coupon_id);
+        let buckets = bucket_count(&mut connection, &hash).await?;
+        let (mut next, mut forgotten) = (0, 0u64);
+        while next < buckets {
+            let end = next.saturating_add(UNLINKED_AT_ONCE).min(buckets);
+            let names: Vec<String> = (next..end).map(|number| self.keys.bucket(coupon_id, number)).collect();
+            forgotten += connection.unlink::<_, u64>(names).await.map_err(unavailable)?;
+            next = end;
         }
         // Last: as long as it is there, something is left to be forgotten.
-        let _: u64 = connection.unlink(self.keys.coupon(coupon_id)).await.map_err(unavailable)?;
+        let _: u64 = connection.unlink(hash).await.map_err(unavailable)?;
         Ok(forgotten)
     }
 
@@ -119,6 +161,9 @@ impl ViewMaintenance {
                     redis::cmd("TYPE").arg(&key).query_async(&mut connection).await.map_err(unavailable)?;
                 let value = match kind.as_str() {
                     "string" => DumpedValue::Text(connection.get(&key).await.map_err(unavailable)?),
+                    "hash" if self.keys.read_bucket(&key).is_some() => {
+                        DumpedValue::Bucket(connection.hgetall(&key).await.map_err(unavailable)?)
+                    }
                     "hash" => DumpedValue::Fields(connection.hgetall(&key).await.map_err(unavailable)?),
                     // It expired meanwhile, or is not ours.
                     _ => continue,
@@ -138,13 +183,12 @@ impl ViewMaintenance {
     /// [`RedisError`].
     pub async fn coupons(&self) -> Result<Vec<(CouponId, CouponHash)>, RedisError> {
         let (mut connection, pattern) = (self.connect().await?, self.keys.coupons());
-        let (mut cursor, mut hashes) = (0u64, std::collections::BTreeMap::new());
+        let (mut cursor, mut hashes) = (0u64, BTreeMap::new());
         loop {
             let (next, found) = scan(&mut connection, cursor, &pattern).await?;
             for key in found {
                 let Some(coupon_id) = self.keys.read_coupon(&key) else { continue };
-                let fields: std::collections::BTreeMap<String, String> =
-                    connection.hgetall(&key).await.map_err(unavailable)?;
+                let fields: BTreeMap<String, String> = connection.hgetall(&key).await.map_err(unavailable)?;
                 let text = |name: &str| fields.get(name).cloned();
                 let hash = CouponHash {
                     watermark: text("watermark").and_then(|watermark| watermark.parse().ok()),
@@ -161,33 +205,39 @@ impl ViewMaintenance {
         }
     }
 
-    /// Every answer of the view, as it is found; a key may be found twice while others come and go.
+    /// Every answer of these coupons' views, bucket by bucket, as it is found; one may be found twice while a view grows.
     ///
     /// # Errors
     /// [`RedisError`].
-    pub async fn answers(&self, mut each: impl FnMut(FoundAnswer)) -> Result<(), RedisError> {
-        let (mut connection, pattern) = (self.connect().await?, self.keys.claims());
-        let mut cursor = 0u64;
-        loop {
-            let (next, found) = scan(&mut connection, cursor, &pattern).await?;
-            if !found.is_empty() {
-                let values: Vec<Option<Vec<u8>>> = connection.mget(&found).await.map_err(unavailable)?;
-                for (key, value) in found.into_iter().zip(values) {
-                    let Some(value) = value else { continue };
-                    each(match (self.keys.read_claim(&key), value::decode_marked(&value)) {
-                        (Some(claim_id), Some(answer)) => FoundAnswer::Read(claim_id, answer),
-                        _ => FoundAnswer::Unreadable(key),
-                    });
+    pub async fn answers(
+        &self,
+        coupons: &[CouponId],
+        mut each: impl FnMut(FoundAnswer),
+    ) -> Result<(), RedisError> {
+        let mut connection = self.connect().await?;
+        for coupon_id in coupons.iter().copied() {
+            let hash = self.keys.coupon(coupon_id);
+            let mut number = 0;
+            // It may grow meanwhile.
+            while number < bucket_count(&mut connection, &hash).await? {
+                let key = self.keys.bucket(coupon_id, number);
+                let held: Vec<(Vec<u8>, Vec<u8>)> = connection.hgetall(&key).await.map_err(unavailable)?;
+                for (field, value) in held {
+                    match value::decode(coupon_id, &field, &value) {
+                        Some(answer) => each(FoundAnswer::Read(answer.claim_id, answer)),
+                        None if is_mark(&field, &value) => {}
+                        None => {
+                            each(FoundAnswer::Unreadable(format!("{key}, field {}", field.escape_ascii())));
+                        }
+                    }
                 }
+                number += 1;
             }
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
         }
+        Ok(())
     }
 
-    /// For each of these claims what stands under its key: its answer, or the key where that is none.
+    /// For each of these claims what lies in its place: its answer, or the place where that is none.
     ///
     /// # Errors
     /// [`RedisError`].
@@ -195,17 +245,50 @@ impl ViewMaintenance {
         &self,
         claim_ids: &[ClaimId],
     ) -> Result<Vec<Option<Result<ClaimAnswer, String>>>, RedisError> {
-        if claim_ids.is_empty() {
-            return Ok(Vec::new());
+        let mut of_coupons = BTreeMap::<CouponId, Vec<ClaimId>>::new();
+        for claim_id in claim_ids {
+            of_coupons.entry(claim_id.coupon_id).or_default().push(*claim_id);
         }
+        let mut found = HashMap::new();
+        for some in of_coupons.values().flat_map(|claim_ids| claim_ids.chunks(LOOKED_AT_ONCE)) {
+            let Some(seen) = self.look_at(some).await? else { continue };
+            for (claim_id, seen) in some.iter().zip(seen.claims) {
+                let unreadable = seen.is_unreadable.then(|| format!("the place of claim {claim_id}"));
+                found.insert(*claim_id, seen.answer.map(Ok).or(unreadable.map(Err)));
+            }
+        }
+        Ok(claim_ids.iter().map(|claim_id| found.get(claim_id).cloned().flatten()).collect())
+    }
+
+    /// One of these claims, all of one coupon, that the view says for certain has no answer before `next_src`: nothing lies in its place, and its bucket is
+    /// part of a view that reaches as far.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn denied(
+        &self,
+        claim_ids: &[ClaimId],
+        next_src: Offset,
+    ) -> Result<Option<ClaimId>, RedisError> {
+        for some in claim_ids.chunks(LOOKED_AT_ONCE) {
+            let Some(seen) = self.look_at(some).await? else { continue };
+            if !matches!(seen.watermark, Some(ViewWatermark::Reflects(reached)) if reached >= next_src) {
+                continue;
+            }
+            let absent =
+                some.iter().zip(&seen.claims).find(|(_, seen)| seen.answer.is_none() && seen.is_whole);
+            if let Some((claim_id, _)) = absent {
+                return Ok(Some(*claim_id));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn look_at(&self, claim_ids: &[ClaimId]) -> Result<Option<Seen>, RedisError> {
+        let Some(first) = claim_ids.first() else { return Ok(None) };
         let mut connection = self.connect().await?;
-        let keys: Vec<String> = claim_ids.iter().map(|claim_id| self.keys.claim(claim_id)).collect();
-        let values: Vec<Option<Vec<u8>>> = connection.mget(&keys).await.map_err(unavailable)?;
-        let read = |((key, claim_id), value): ((String, &ClaimId), Option<Vec<u8>>)| {
-            let answer = value::decode_marked(&value?).filter(|answer| answer.claim_id == *claim_id);
-            Some(answer.ok_or(key))
-        };
-        Ok(keys.into_iter().zip(claim_ids).zip(values).map(read).collect())
+        let key = self.keys.coupon(first.coupon_id);
+        self.look.at(&mut connection, &key, claim_ids).await.map(Some).map_err(unavailable)
     }
 
     async fn connect(&self) -> Result<deadpool_redis::Connection, RedisError> {
@@ -245,8 +328,28 @@ pub enum FoundAnswer {
 pub enum DumpedValue {
     /// A string.
     Text(Option<String>),
-    /// A hash.
-    Fields(std::collections::BTreeMap<String, String>),
+    /// A bucket.
+    Bucket(BTreeMap<Vec<u8>, Vec<u8>>),
+    /// Another hash.
+    Fields(BTreeMap<String, String>),
+}
+
+fn read_standing(fields: &[Option<String>; 3]) -> Option<(Standing, u32)> {
+    let [watermark, push_id, buckets] = fields;
+    let standing =
+        Standing { watermark: watermark.as_ref()?.parse().ok()?, push_id: push_id.as_ref()?.parse().ok()? };
+    Some((standing, buckets.as_ref()?.parse().ok()?))
+}
+
+/// The field by which a bucket shows which push it is part of.
+fn is_mark(field: &[u8], value: &[u8]) -> bool {
+    field.starts_with(b"push.") && value.is_empty()
+}
+
+/// How many buckets a view has, as its hash says.
+async fn bucket_count(connection: &mut deadpool_redis::Connection, hash: &str) -> Result<u32, RedisError> {
+    let said: Option<String> = connection.hget(hash, "buckets").await.map_err(unavailable)?;
+    Ok(said.and_then(|said| said.parse().ok()).unwrap_or(0))
 }
 
 async fn scan(

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use coupon_domain::view_sync::{Reply, Step};
+use coupon_domain::view_buckets::bucket_of;
+use coupon_domain::view_sync::{Reply, Standing, Step};
 use coupon_domain::{ClaimAnswer, CouponId, CouponState, CouponStatus, Round, Timestamp};
 use redis::Script;
 
@@ -15,6 +16,16 @@ use crate::value;
 /// Most claims in one script: Lua's stack takes about 8,000 values, and a script holds up everybody else's request while
 /// it runs (about a millisecond for this many).
 pub const CLAIMS_PER_SCRIPT_MAX: u32 = 500;
+
+/// How many arguments of the script stand before the buckets that it makes anew.
+const ARGUMENTS_BEFORE_LAYS: usize = 15;
+
+/// Bucket, field and value.
+const ARGUMENTS_PER_ANSWER: usize = 3;
+
+/// A bucket with so many entries takes no deferral that is not there yet: deferrals are hints, live as long as their bucket, and a crowd that presses too
+/// early would fill it. PostgreSQL knows those that are left out.
+const ENTRIES_WITH_DEFERRALS_MAX: u32 = 64;
 
 /// What a coupon's hash says besides its watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +57,13 @@ impl From<&CouponState> for CouponCounts {
 /// One script's work.
 #[derive(Debug)]
 pub struct ViewWrite<'a> {
-    /// The watermarks to find and to leave.
-    pub step: Step,
+    /// What to find, what to leave, and which buckets to make or to look at.
+    pub step: &'a Step,
     /// Whose view it is, and what its hash will say.
     pub counts: CouponCounts,
     /// True where the counts are those at the watermark to leave. Else the hash says none: it never shows another moment's.
     pub counts_hold: bool,
-    /// The answers to write, at most [`CLAIMS_PER_SCRIPT_MAX`].
+    /// The answers to write, about [`CLAIMS_PER_SCRIPT_MAX`].
     pub answers: &'a [ClaimAnswer],
 }
 
@@ -62,7 +73,6 @@ pub struct ViewWriter {
     keys: Keys,
     script: Script,
     keep_after_close_ms: i64,
-    keep_deferral_ms: i64,
 }
 
 impl ViewWriter {
@@ -77,7 +87,6 @@ impl ViewWriter {
             keys: Keys::new(&section.key_prefix),
             script: Script::new(include_str!("write_view.lua")),
             keep_after_close_ms: i64::from(section.keep_after_close_s) * 1_000,
-            keep_deferral_ms: i64::from(section.keep_deferral_s) * 1_000,
         })
     }
 
@@ -89,8 +98,7 @@ impl ViewWriter {
         self.connection.ping().await
     }
 
-    /// When a view goes: `keep_after_close_s` after its coupon's end, claims and hash at once, so that a hash never vouches for claims that are
-    /// gone. Whatever is written from then on expires at once: nobody should.
+    /// When a view goes: `keep_after_close_s` after its coupon's end, buckets and hash at once. Whatever is written from then on expires at once: nobody should.
     #[must_use]
     pub fn expires_at(&self, closes_at: Timestamp) -> Timestamp {
         closes_at.plus_ms(self.keep_after_close_ms)
@@ -98,34 +106,63 @@ impl ViewWriter {
 
     /// Runs one step of a view's refresh.
     pub async fn write(&self, write: &ViewWrite<'_>) -> Reply {
-        let expires_at = self.expires_at(write.counts.closes_at);
+        let ViewWrite { step, counts, .. } = write;
+        // Deferrals come behind: each is compared with what is there.
+        let mut answers: Vec<(bool, u32, &ClaimAnswer)> = write
+            .answers
+            .iter()
+            .map(|answer| {
+                let bucket = bucket_of(&answer.claim_id.mac, step.buckets.end);
+                (value::is_deferral(answer), bucket, answer)
+            })
+            .collect();
+        answers.sort_by_key(|(is_deferral, bucket, _)| (*is_deferral, *bucket));
+        let finals = answers.iter().filter(|(is_deferral, ..)| !is_deferral).count();
+        let deferrals_at = ARGUMENTS_BEFORE_LAYS + step.lays.len() + ARGUMENTS_PER_ANSWER * finals + 1;
         let mut invocation = self.script.prepare_invoke();
-        invocation.key(self.keys.coupon(write.counts.coupon_id));
-        for answer in write.answers {
-            invocation.key(self.keys.claim(&answer.claim_id));
-        }
         invocation
-            .arg(write.step.expects.map(|watermark| watermark.to_string()).unwrap_or_default())
-            .arg(write.step.leaves.to_string())
-            .arg(expires_at.ms())
-            .arg(self.keep_deferral_ms)
+            .key(self.keys.coupon(counts.coupon_id))
+            .arg(step.expects.map(|watermark| watermark.to_string()).unwrap_or_default())
+            .arg(step.push_id.to_string())
+            .arg(step.leaves.to_string())
+            .arg(self.expires_at(counts.closes_at).ms())
             .arg(i64::from(write.counts_hold))
-            .arg(write.counts.remaining)
-            .arg(write.counts.status.as_str())
-            .arg(write.counts.round.number());
-        for answer in write.answers {
-            invocation.arg(value::encode(answer));
+            .arg(counts.remaining)
+            .arg(counts.status.as_str())
+            .arg(counts.round.number())
+            .arg(step.buckets.start)
+            .arg(step.buckets.end)
+            .arg(step.looks_at.start)
+            .arg(step.looks_at.end)
+            .arg(ENTRIES_WITH_DEFERRALS_MAX)
+            .arg(deferrals_at)
+            .arg(step.lays.len());
+        for bucket in &step.lays {
+            invocation.arg(*bucket);
+        }
+        for (_, bucket, answer) in answers {
+            invocation.arg(bucket).arg(&answer.claim_id.mac[..]).arg(value::encode(answer));
         }
         let run = async |manager: &mut redis::aio::ConnectionManager| {
-            invocation.invoke_async::<(i64, Option<String>)>(manager).await
+            invocation.invoke_async::<redis::Value>(manager).await
         };
         match self.connection.run(WRITE_VIEW, run).await {
-            Ok((1, _)) => Reply::Written,
-            Ok((_, found)) => Reply::Found(found.and_then(|text| text.parse().ok())),
+            Ok(said) => read_reply(&said),
             Err(error) => {
-                tracing::debug!(coupon.id = %write.counts.coupon_id, "the view was not written: {error}");
+                tracing::debug!(coupon.id = %counts.coupon_id, "the view was not written: {error}");
                 Reply::Unknown
             }
         }
     }
+}
+
+/// What the script returned.
+fn read_reply(said: &redis::Value) -> Reply {
+    if let Ok((1, without_id)) = redis::from_redis_value_ref::<(i64, Vec<u32>)>(said) {
+        return Reply::Written(without_id);
+    }
+    let found: Option<(i64, Option<String>, Option<String>)> = redis::from_redis_value_ref(said).ok();
+    Reply::Found(found.and_then(|(_, watermark, push_id)| {
+        Some(Standing { watermark: watermark?.parse().ok()?, push_id: push_id?.parse().ok()? })
+    }))
 }

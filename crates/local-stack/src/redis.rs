@@ -22,7 +22,7 @@ const USERS: &str = include_str!("../../../deploy/redis/users.acl");
 /// Their password there.
 const PASSWORD_THERE: &str = ">firstcome-for-dev";
 /// Their keys there; here every namespace has a prefix of its own.
-const KEYS_THERE: &str = "~coupon:{* ~claim:{*";
+const KEYS_THERE: &str = "~coupon:{*";
 
 /// Starts a Redis and waits until it answers PING.
 pub(crate) fn start(hosting: &Hosting) -> Result<Server, Error> {

@@ -166,7 +166,8 @@ catalogue! {
     BATCH_RECORDS = "batch_records" Histogram(Records), [], "SW", "Records in a batch";
     BATCH_SECONDS = "batch_seconds" Histogram(Request), ["step"], "SW", "Steps of a batch: drain, fold, publish, view, write";
     PARTITION_HALTED = "partition_halted" Gauge, ["partition", "reason"], "SWN", "1 while a partition stands still for this reason";
-    VIEW_REFRESHES_TOTAL = "view_refreshes_total" Counter, ["kind"], "S", "Refreshes of a coupon's view: delta, or full where it was lost or put back";
+    VIEW_REFRESHES_TOTAL = "view_refreshes_total" Counter, ["kind"], "S", "Refreshes of a coupon's view: delta, full where it was lost or put back, bucket for each part that was lost alone";
+    REDIS_EVICTS = "redis_evicts" Gauge, [], "S", "1 while Redis' maxmemory-policy is not noeviction: it may throw parts of the view away";
     STOCK_QUANTITY = "stock_quantity" Gauge, ["coupon_id"], "S", "How many of a coupon there are, from the fold";
     STOCK_ISSUED = "stock_issued" Gauge, ["coupon_id"], "S", "How many of a coupon are granted, from the fold";
     CLAIM_TO_DECIDED_SECONDS = "claim_to_decided_seconds" Histogram(Journey), [], "S", "From a claim's append time to the acknowledgement of its outcome";

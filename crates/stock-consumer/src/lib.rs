@@ -9,6 +9,7 @@ mod config;
 mod decide;
 mod decode;
 mod metrics;
+mod policy;
 mod resume;
 mod state;
 mod view;
@@ -20,6 +21,7 @@ use infrastructure_kafka::{
     Connection, DeadLetterWriter, Lines, Membership, Producer, ProducerPurpose, Topic,
 };
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
+use parking_lot::Mutex;
 use service_runtime::partition::{self, PartitionWorkers};
 use service_runtime::topics_watch::TopicsWatch;
 use service_runtime::{Context, Ended, Limits, Service, preflight};
@@ -77,6 +79,7 @@ impl Service for StockConsumer {
             view_maintenance: ViewMaintenance::new(&config.redis).map_err(fatal)?,
             view_deferrals: limits.by_partition("view_deferrals", config.decide.view_deferrals_max),
             checkpoint_loads: limits.limit("checkpoint_loads", config.decide.checkpoint_loads_max),
+            redis_policy: Mutex::new(None),
             runtime: tokio::runtime::Handle::current(),
             context: context.clone(),
             connection: connection.clone(),
@@ -86,7 +89,11 @@ impl Service for StockConsumer {
         let asked = Arc::clone(&shared);
         context.keep_asking("ask-redis", move || {
             let shared = Arc::clone(&asked);
-            async move { drop(shared.view_writer.ping().await) }
+            async move {
+                if shared.view_writer.ping().await.is_ok() {
+                    policy::look(&shared).await;
+                }
+            }
         });
         context.keep_asking_postgres(&config.postgres, &shared.metrics.postgres);
         let handler = PartitionWorkers::new(Arc::new(Decider(shared)), &context.health, &context.tasks);

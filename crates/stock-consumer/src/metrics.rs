@@ -5,7 +5,7 @@ use coupon_domain::{ClaimCode, CommandCode, CouponState, HaltReason, Partition};
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
 use infrastructure_redis::metrics::{PING, WRITE_VIEW};
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
 
@@ -28,6 +28,8 @@ pub(crate) struct ServiceMetrics {
     pub(crate) claim_to_decided_seconds: Histogram,
     pub(crate) view_deltas: IntCounter,
     pub(crate) view_pushes: IntCounter,
+    pub(crate) view_buckets: IntCounter,
+    redis_evicts: IntGauge,
     pub(crate) dead_letters: IntCounterVec,
     decisions: IntCounterVec,
     halted: IntGaugeVec,
@@ -61,6 +63,8 @@ impl ServiceMetrics {
             claim_to_decided_seconds: metrics.histogram(&catalogue::CLAIM_TO_DECIDED_SECONDS),
             view_deltas: refreshes.with_label_values(&["delta"]),
             view_pushes: refreshes.with_label_values(&["full"]),
+            view_buckets: refreshes.with_label_values(&["bucket"]),
+            redis_evicts: metrics.int_gauge(&catalogue::REDIS_EVICTS),
             dead_letters: metrics.counters(&catalogue::DLQ_RECORDS_TOTAL),
             halted: metrics.int_gauges(&catalogue::PARTITION_HALTED),
             watermark: metrics.int_gauges(&catalogue::WATERMARK_OFFSET),
@@ -102,6 +106,11 @@ impl ServiceMetrics {
 
     pub(crate) fn watermark(&self, store: &str, partition: Partition, next_src: i64) {
         self.watermark.with_label_values(&[store, partition.to_string().as_str()]).set(next_src);
+    }
+
+    /// Whether Redis may throw keys of the view away.
+    pub(crate) fn redis_evicts(&self, evicts: bool) {
+        self.redis_evicts.set(i64::from(evicts));
     }
 
     /// Forgets the series of a partition that is no longer ours.

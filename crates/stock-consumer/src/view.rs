@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use coupon_domain::view_sync::{Durable, Reply, Step, ViewSync, ViewWatermark};
-use coupon_domain::{ClaimAnswer, CouponId, CouponStatus, Ledger, Offset, Partition};
+use coupon_domain::view_buckets::{bucket_count, bucket_of};
+use coupon_domain::view_sync::{Durable, PushId, Reply, Standing, Step, StepLimits, ViewSync, ViewWatermark};
+use coupon_domain::{ClaimAnswer, CouponId, CouponStatus, Ledger, Offset, Partition, ledger::SettledClaim};
 use infrastructure_redis::writer::CLAIMS_PER_SCRIPT_MAX;
 use infrastructure_redis::{CouponCounts, ViewWrite};
 use parking_lot::Mutex;
@@ -23,6 +24,18 @@ use crate::worker::{Desk, Shared};
 /// How long the task rests while claims wait in line, in times that Redis took for the write before.
 const REST: u32 = 3;
 
+/// Buckets of a view that are looked at each time it is compared: one after the other all of them are.
+const LOOKED_AT: u32 = 1_000;
+
+/// Lost buckets whose claims are found by one walk through the ledger.
+const FOUND_AT_ONCE: usize = 1_024;
+
+/// Claims of the ledger that are walked past before the line may have it.
+const WALKED_AT_ONCE: u32 = 20_000;
+
+/// In so many parts all views are compared within `decide.refresh_interval_ms`.
+const SHARES: u32 = 20;
+
 /// After Redis did not answer, the task tries again this much later.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -33,6 +46,10 @@ pub(crate) struct View {
     deferrals: Arc<QueueDepth>,
     refresh_interval: Duration,
     refreshed: Instant,
+    /// Coupons whose views are still to be compared in this interval.
+    to_compare: Vec<CouponId>,
+    /// How many are compared at a time.
+    share: usize,
     _end_with_the_line: DropGuard,
 }
 
@@ -49,6 +66,7 @@ struct Board {
 struct Wanted {
     /// The partition's first offset that is not durable.
     next_src: Option<Offset>,
+    /// Those that changed, or are to be compared.
     coupons: HashMap<CouponId, Target>,
     deferrals: VecDeque<ClaimAnswer>,
     /// Retired, and not looked at yet.
@@ -93,6 +111,8 @@ impl View {
             deferrals,
             refresh_interval: Duration::from_millis(config.refresh_interval_ms.into()),
             refreshed: Instant::now(),
+            to_compare: Vec::new(),
+            share: 0,
             _end_with_the_line: end.drop_guard(),
         }
     }
@@ -132,11 +152,25 @@ impl View {
         self.board.changed.notify_one();
     }
 
-    /// [`View::refresh_all`], when it is time.
+    /// Has the next views compared, when it is time: all of them within the interval, a share at a time.
     pub(crate) fn refresh_due(&mut self, ledger: &Mutex<Ledger>) {
-        if self.refreshed.elapsed() >= self.refresh_interval {
-            self.refresh_all(&ledger.lock());
+        if self.refreshed.elapsed() < self.refresh_interval / SHARES {
+            return;
         }
+        self.refreshed = Instant::now();
+        let ledger = ledger.lock();
+        if self.to_compare.is_empty() {
+            self.to_compare = ledger.coupons().map(|state| state.coupon_id).collect();
+            self.share = self.to_compare.len().div_ceil(usize::try_from(SHARES).unwrap_or(1));
+        }
+        let mut wanted = self.board.wanted.lock();
+        wanted.next_src = Some(ledger.next_src());
+        let rest = self.to_compare.len().saturating_sub(self.share);
+        for coupon_id in self.to_compare.drain(rest..) {
+            wanted.aim(&ledger, coupon_id);
+        }
+        drop(wanted);
+        self.board.changed.notify_one();
     }
 }
 
@@ -176,8 +210,18 @@ struct Work {
 
 struct Known {
     sync: ViewSync,
-    /// When the view was last compared or written.
-    seen: Instant,
+    /// What the view was last brought up to.
+    target: Target,
+    /// When its buckets were last looked at.
+    looked: Instant,
+    found: Found,
+}
+
+/// The ranks of claims that belong into lost buckets, of all that were settled when it was looked.
+#[derive(Default)]
+struct Found {
+    settled: u32,
+    ranks: HashMap<u32, Vec<u32>>,
 }
 
 impl Task {
@@ -188,11 +232,14 @@ impl Task {
             for coupon_id in retired {
                 trouble |= !self.forget(coupon_id).await;
             }
-            for (coupon_id, target) in &targets {
-                let deferred = deferrals.remove(coupon_id).unwrap_or_default();
-                trouble |= !self.bring_up(*coupon_id, target, deferred).await;
+            for (coupon_id, target) in targets {
+                let deferred = deferrals.remove(&coupon_id).unwrap_or_default();
+                if !self.bring_up(coupon_id, target, deferred).await {
+                    trouble = true;
+                    self.board.wanted.lock().coupons.entry(coupon_id).or_insert(target);
+                }
             }
-            self.show_watermark(&targets, next_src);
+            self.show_watermark(next_src);
             if trouble {
                 tokio::time::sleep(BACK_OFF).await;
             } else {
@@ -202,15 +249,13 @@ impl Task {
     }
 
     fn take_work(&self) -> Work {
-        let (now, writer) = (self.shared.context.clock.now(), &self.shared.view_writer);
         let mut wanted = self.board.wanted.lock();
-        wanted.coupons.retain(|_, target| now < writer.expires_at(target.counts.closes_at));
         let mut deferrals: HashMap<_, Vec<_>> = HashMap::new();
         for answer in wanted.deferrals.drain(..) {
             deferrals.entry(answer.claim_id.coupon_id).or_default().push(answer);
         }
         self.deferrals.set(0);
-        let targets = wanted.coupons.iter().map(|(coupon_id, target)| (*coupon_id, *target)).collect();
+        let targets = wanted.coupons.drain().collect();
         Work { next_src: wanted.next_src, targets, deferrals, retired: std::mem::take(&mut wanted.retired) }
     }
 
@@ -218,27 +263,34 @@ impl Task {
     async fn bring_up(
         &mut self,
         coupon_id: CouponId,
-        target: &Target,
+        target: Target,
         mut deferrals: Vec<ClaimAnswer>,
     ) -> bool {
-        let mut known = match self.syncs.remove(&coupon_id) {
+        let known = self.syncs.remove(&coupon_id);
+        if self.shared.context.clock.now() >= self.shared.view_writer.expires_at(target.counts.closes_at) {
+            return true;
+        }
+        let mut known = match known {
             Some(known) => known,
-            None => match self.look(coupon_id, target).await {
-                Some(sync) => Known { sync, seen: long_ago() },
+            None => match self.look(coupon_id, &target).await {
+                Some(sync) => Known { sync, target, looked: long_ago(), found: Found::default() },
                 None => return false,
             },
         };
+        known.target = target;
         let quiet = Duration::from_millis(self.shared.context.config.decide.refresh_interval_ms.into());
         let mut answered = true;
-        // A view that reflects everything is still compared now and then: it may have been lost meanwhile.
-        while !known.sync.is_current(target.durable)
-            || !deferrals.is_empty()
-            || known.seen.elapsed() >= quiet / 2
-        {
+        loop {
+            // A view that reflects everything is still compared now and then: it, or some of its buckets, may have been lost meanwhile.
+            let looks = known.looked.elapsed() >= quiet / 2;
+            if known.sync.is_current(target.durable) && deferrals.is_empty() && !looks {
+                break;
+            }
             let started = Instant::now();
-            let (step, answers) = self.next_write(&known.sync, coupon_id, target, &mut deferrals);
+            self.find_lost(coupon_id, &mut known);
+            let (step, answers) = self.next_write(&known, looks, coupon_id, &target, &mut deferrals);
             let write = ViewWrite {
-                step,
+                step: &step,
                 counts: target.counts,
                 counts_hold: step.leaves == ViewWatermark::Reflects(target.durable.next_src),
                 answers: &answers,
@@ -246,16 +298,21 @@ impl Task {
             let writing = Instant::now();
             let reply = self.shared.view_writer.write(&write).await;
             let took = writing.elapsed();
-            self.count(&known.sync, reply, started);
-            known.sync.answered(step, target.durable, reply);
-            known.seen = Instant::now();
-            if reply == Reply::Unknown {
-                answered = false;
-                break;
+            self.count(&known.sync, &step, &reply, started);
+            known.sync.answered(&step, target.durable, &reply);
+            match &reply {
+                Reply::Unknown => {
+                    answered = false;
+                    break;
+                }
+                Reply::Found(_) => tracing::warn!(coupon.id = %coupon_id, partition = %self.partition,
+                    "the view was lost or put back; it is pushed anew"),
+                Reply::Written(lost) if !lost.is_empty() => tracing::warn!(coupon.id = %coupon_id,
+                    partition = %self.partition, buckets = lost.len(), "a part of the view was lost; it is pushed again"),
+                Reply::Written(_) => {}
             }
-            if reply != Reply::Written {
-                tracing::warn!(coupon.id = %coupon_id, partition = %self.partition,
-                    "the view was lost or put back; it is pushed anew");
+            if looks {
+                known.looked = Instant::now();
             }
             if self.board.is_backed_up.load(Ordering::Relaxed) {
                 tokio::time::sleep(took * REST).await;
@@ -268,12 +325,14 @@ impl Task {
     /// Where the view of a coupon stands that this task has not written yet. A view that is true up to some earlier offset is brought up
     /// from there: its claims were settled in the order of the line, so the ledger knows which it holds.
     async fn look(&self, coupon_id: CouponId, target: &Target) -> Option<ViewSync> {
-        match self.shared.view_maintenance.watermark(coupon_id).await {
-            Ok(Some(ViewWatermark::Reflects(next_src))) if next_src <= target.durable.next_src => {
+        match self.shared.view_maintenance.standing(coupon_id).await {
+            Ok(Some((Standing { watermark: ViewWatermark::Reflects(next_src), push_id }, buckets)))
+                if next_src <= target.durable.next_src =>
+            {
                 let ledger = self.ledger.lock();
                 let settled = ledger.settled(coupon_id, 0, target.durable.settled);
                 let held = settled.partition_point(|claim| claim.decided_offset < next_src);
-                Some(ViewSync::synced(next_src, u32::try_from(held).unwrap_or(0)))
+                Some(ViewSync::found(push_id, next_src, u32::try_from(held).unwrap_or(0), buckets))
             }
             Ok(_) => Some(ViewSync::lost()),
             Err(error) => {
@@ -283,28 +342,66 @@ impl Task {
         }
     }
 
+    /// Walks through the ledger for the claims of lost buckets, a few at a time, so that the line need not wait.
+    fn find_lost(&self, coupon_id: CouponId, known: &mut Known) {
+        let Some((settled, lost)) = known.sync.to_mend(FOUND_AT_ONCE) else {
+            known.found = Found::default();
+            return;
+        };
+        let found = &mut known.found;
+        if found.settled == settled && lost.first().is_some_and(|first| found.ranks.contains_key(first)) {
+            return;
+        }
+        let (count, mut from) = (bucket_count(settled), 0);
+        *found = Found { settled, ranks: lost.into_iter().map(|bucket| (bucket, Vec::new())).collect() };
+        while from < settled {
+            let to = from.saturating_add(WALKED_AT_ONCE).min(settled);
+            let ledger = self.ledger.lock();
+            for (rank, claim) in (from.saturating_add(1)..).zip(ledger.settled(coupon_id, from, to)) {
+                if let Some(ranks) = found.ranks.get_mut(&bucket_of(&claim.claim_id(coupon_id).mac, count)) {
+                    ranks.push(rank);
+                }
+            }
+            from = to;
+        }
+    }
+
     fn next_write(
         &self,
-        sync: &ViewSync,
+        known: &Known,
+        looks: bool,
         coupon_id: CouponId,
         target: &Target,
         deferrals: &mut Vec<ClaimAnswer>,
     ) -> (Step, Vec<ClaimAnswer>) {
+        let sync = &known.sync;
         let ledger = self.ledger.lock();
         let offset_behind = |rank: u32| {
             let claim = ledger.settled(coupon_id, rank.saturating_sub(1), rank).first();
             claim.map_or(Offset::ZERO, |claim| claim.decided_offset.next())
         };
-        let step = sync.next_step(target.durable, CLAIMS_PER_SCRIPT_MAX, rand::random(), offset_behind);
-        let claims = ledger.settled(coupon_id, step.from_rank, step.to_rank);
-        let mut answers = Vec::with_capacity(claims.len());
-        for (rank, claim) in (step.from_rank.saturating_add(1)..).zip(claims) {
+        let looked_at = if looks { LOOKED_AT } else { 0 };
+        let limits = StepLimits { claims: CLAIMS_PER_SCRIPT_MAX, looked_at };
+        let step = sync.next_step(target.durable, limits, PushId(rand::random()), offset_behind);
+        let mut answers = Vec::new();
+        let mut add = |rank: u32, claim: &SettledClaim| {
             let winner = ledger.granted_claim(coupon_id, claim);
             answers.push(ClaimAnswer::settled(claim.claim_id(coupon_id), rank, claim, winner));
+        };
+        let filled =
+            step.lays.iter().filter(|_| step.fills).filter_map(|bucket| known.found.ranks.get(bucket));
+        for rank in filled.flatten() {
+            for claim in ledger.settled(coupon_id, rank.saturating_sub(1), *rank) {
+                add(*rank, claim);
+            }
+        }
+        let claims = ledger.settled(coupon_id, step.from_rank, step.to_rank);
+        for (rank, claim) in (step.from_rank.saturating_add(1)..).zip(claims) {
+            add(rank, claim);
         }
         drop(ledger);
         if sync.is_lost() {
-            // Deferrals are short-lived hints: a push does not carry them.
+            // Deferrals are hints: a push does not carry them.
             deferrals.clear();
         }
         let room = usize::try_from(CLAIMS_PER_SCRIPT_MAX).unwrap_or(0).saturating_sub(answers.len());
@@ -312,11 +409,14 @@ impl Task {
         (step, answers)
     }
 
-    fn count(&self, sync: &ViewSync, reply: Reply, started: Instant) {
+    fn count(&self, sync: &ViewSync, step: &Step, reply: &Reply, started: Instant) {
         let metrics = &self.shared.metrics;
         metrics.view_seconds.observe(started.elapsed().as_secs_f64());
         match (reply, sync.is_lost()) {
-            (Reply::Written, false) => metrics.view_deltas.inc(),
+            (Reply::Written(_), false) if step.fills => {
+                metrics.view_buckets.inc_by(u64::try_from(step.lays.len()).unwrap_or(0));
+            }
+            (Reply::Written(_), false) => metrics.view_deltas.inc(),
             (Reply::Found(_), false) => metrics.view_pushes.inc(),
             _ => {}
         }
@@ -332,8 +432,8 @@ impl Task {
             Err(error) => Err(error),
         };
         match forgotten {
-            Ok(claims) => {
-                tracing::info!(coupon.id = %coupon_id, claims, "the view of a retired coupon is gone");
+            Ok(buckets) => {
+                tracing::info!(coupon.id = %coupon_id, buckets, "the view of a retired coupon is gone");
                 true
             }
             Err(error) => {
@@ -345,12 +445,10 @@ impl Task {
     }
 
     /// The lowest of those views that are as they should be; where there is none to keep, nothing is behind.
-    fn show_watermark(&self, targets: &[(CouponId, Target)], next_src: Option<Offset>) {
-        let current = targets.iter().filter(|(coupon_id, target)| {
-            self.syncs.get(coupon_id).is_some_and(|known| known.sync.is_current(target.durable))
-        });
-        let lowest = current.map(|(_, target)| target.durable.next_src).min();
-        if let Some(lowest) = lowest.or_else(|| next_src.filter(|_| targets.is_empty())) {
+    fn show_watermark(&self, next_src: Option<Offset>) {
+        let current = self.syncs.values().filter(|known| known.sync.is_current(known.target.durable));
+        let lowest = current.map(|known| known.target.durable.next_src).min();
+        if let Some(lowest) = lowest.or_else(|| next_src.filter(|_| self.syncs.is_empty())) {
             self.shared.metrics.watermark("redis", self.partition, lowest.number());
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use coupon_domain::{HaltReason, Partition};
 use infrastructure_kafka::{Connection, DeadLetterWriter, Lines, Producer};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
+use parking_lot::Mutex;
 use service_runtime::limit::QueueByPartition;
 use service_runtime::partition::{Interrupted, PartitionJob, Worker};
 use service_runtime::{Context, Limit};
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) view_maintenance: ViewMaintenance,
     pub(crate) view_deferrals: QueueByPartition,
     pub(crate) checkpoint_loads: Limit,
+    /// Redis' `maxmemory-policy`, as it said last.
+    pub(crate) redis_policy: Mutex<Option<String>>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) metrics: ServiceMetrics,
 }

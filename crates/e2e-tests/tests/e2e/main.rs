@@ -51,6 +51,7 @@ mod topic_recreated;
 mod topic_settings;
 mod trace;
 mod undecodable_record;
+mod view_evicted;
 mod wrong_topics;
 mod zombie;
 
@@ -89,6 +90,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("postgres_wiped_and_put_back_lifts_the_halt", postgres_wiped::scenario),
     ("a_coupon_is_redeemed_once_by_its_owner_in_time", redemptions::scenario),
     ("redis_emptied_or_hung_costs_nothing_but_time", redis_lost::scenario),
+    ("with_parts_of_the_view_thrown_away_no_winner_reads_a_firm_sold_out", view_evicted::scenario),
+    ("with_an_older_view_put_back_no_winner_reads_a_firm_sold_out", view_evicted::put_back),
     ("a_zombies_copies_change_nothing", zombie::scenario),
     ("idle_past_retention_everything_starts_from_the_stores", idle_past_retention::scenario),
     ("no_third_where_two_are_allowed_and_the_same_key_never_twice", several_of_one_user::scenario),

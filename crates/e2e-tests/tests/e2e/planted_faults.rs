@@ -61,17 +61,16 @@ async fn rows_deleted_or_changed(world: &World) -> Result<()> {
 }
 
 async fn answers_in_redis_changed(world: &World, claims: &[String]) -> Result<()> {
-    let (granted, refused) = (world.answer_key(&claims[0]), world.answer_key(&claims[2]));
-    let told = world.redis(&["GET", &refused]).await?.context("the refusal is in the view")?;
-    let winner = world.redis(&["GET", &granted]).await?.context("the grant is in the view")?;
-    ensure!(told.contains("sold_out") && winner.contains("granted"), "{told} {winner}");
-    let changed = told.replace("sold_out", "closed");
-    let faults: [&[&str]; 3] =
-        [&["SET", &refused, &changed], &["DEL", &refused], &["SET", &refused, &winner]];
-    for fault in faults {
-        world.redis(fault).await?;
-        both_name(world, "AGREE").with_context(|| fault[0].to_owned())?;
-        world.redis(&["SET", &refused, &told]).await?;
+    let (granted, refused) = (&claims[0], &claims[2]);
+    let told = world.answer_in_view(refused).await?.context("the refusal is in the view")?;
+    let winner = world.answer_in_view(granted).await?.context("the grant is in the view")?;
+    // The first byte is the code: 0 granted, 1 sold out, 3 closed.
+    ensure!(told.starts_with("01") && winner.starts_with("00"), "{told} {winner}");
+    let changed = format!("03{}", &told[2..]);
+    for fault in [Some(changed.as_str()), None, Some(winner.as_str())] {
+        world.change_answer_in_view(refused, fault).await?;
+        both_name(world, "AGREE").with_context(|| format!("{fault:?}"))?;
+        world.change_answer_in_view(refused, Some(&told)).await?;
         oracle::verify(world).await?;
     }
     Ok(())

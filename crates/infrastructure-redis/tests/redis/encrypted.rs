@@ -1,12 +1,11 @@
 //! A Redis that speaks TLS alone. Who is refused for what is a scenario of e2e-tests; here is what only some servers ask for.
 
 use coupon_domain::ClaimCode;
-use coupon_domain::view_sync::Reply;
 use infrastructure_redis::{RedisSection, ViewMaintenance};
 use infrastructure_tls::TlsFiles;
 use local_stack::{ExternalServers, Servers, ServersOptions};
 
-use crate::installation::{Installation, answer, claim, counts};
+use crate::installation::{Installation, answer, claim, counts, written};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_asks_for_our_certificate_gets_it() {
@@ -35,7 +34,7 @@ async fn a_server_that_asks_for_our_certificate_gets_it() {
     let coupon = counts();
     let ann = claim(&coupon, 1);
     let granted = answer(ann, ClaimCode::Granted, 4);
-    assert_eq!(view.write(coupon, None, 5, &[granted]).await, Reply::Written);
+    assert_eq!(view.write(coupon, None, 5, &[granted]).await, written());
     assert_eq!(view.reader.claim(&ann).await.unwrap(), Some(granted));
 
     let unknown = TlsFiles { certificate_file: None, key_file: None, ..section.tls.clone() };

@@ -1,6 +1,6 @@
 //! A part of Redis that belongs to one test.
 
-use coupon_domain::view_sync::{Reply, Step, ViewWatermark};
+use coupon_domain::view_sync::{PushId, Reply, Standing, Step, ViewWatermark};
 use coupon_domain::{
     ClaimAnswer, ClaimCode, ClaimId, CouponId, CouponStatus, Offset, Partition, Round, Slot, Timestamp,
 };
@@ -33,7 +33,6 @@ impl Installation {
             write_timeout_ms: 20_000,
             connect_timeout_ms: 5_000,
             keep_after_close_s: 60,
-            keep_deferral_s: 60,
             ..RedisSection::default()
         })
     }
@@ -66,7 +65,7 @@ impl Installation {
         format!("{}{rest}", self.section.key_prefix)
     }
 
-    /// Writes these answers where `expects` stands, and leaves `leaves`.
+    /// Writes these answers where `expects` stands, and leaves `leaves`. Where nothing is expected, the view is made, with one bucket.
     pub(crate) async fn write(
         &self,
         counts: CouponCounts,
@@ -74,10 +73,40 @@ impl Installation {
         leaves: i64,
         answers: &[ClaimAnswer],
     ) -> Reply {
-        let step =
-            Step { expects: expects.map(reflects), leaves: reflects(leaves), from_rank: 0, to_rank: 0 };
+        let lays = if expects.is_none() { vec![0] } else { Vec::new() };
+        self.run(counts, &Step { lays, ..step(expects, leaves) }, answers).await
+    }
+
+    pub(crate) async fn run(&self, counts: CouponCounts, step: &Step, answers: &[ClaimAnswer]) -> Reply {
         self.writer.write(&ViewWrite { step, counts, counts_hold: true, answers }).await
     }
+}
+
+/// The push of all views here.
+pub(crate) const PUSH: PushId = PushId(0xabc);
+
+/// Everything was written.
+pub(crate) fn written() -> Reply {
+    Reply::Written(Vec::new())
+}
+
+/// A step of a view of one bucket.
+pub(crate) fn step(expects: Option<i64>, leaves: i64) -> Step {
+    Step {
+        expects: expects.map(reflects),
+        push_id: PUSH,
+        leaves: reflects(leaves),
+        from_rank: 0,
+        to_rank: 0,
+        buckets: 1..1,
+        lays: Vec::new(),
+        fills: false,
+        looks_at: 0..0,
+    }
+}
+
+pub(crate) fn found(offset: i64) -> Reply {
+    Reply::Found(Some(Standing { watermark: reflects(offset), push_id: PUSH }))
 }
 
 pub(crate) fn reflects(offset: i64) -> ViewWatermark {

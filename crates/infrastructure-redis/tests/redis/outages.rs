@@ -7,7 +7,7 @@ use coupon_domain::view_sync::Reply;
 use infrastructure_redis::{RedisError, RedisSection};
 use local_stack::{ExternalServers, Servers, ServersOptions, Supervised};
 
-use crate::installation::{Installation, answer, claim, counts};
+use crate::installation::{Installation, answer, claim, counts, written};
 
 /// Far beyond what anything here takes, on a machine that is busy with something else.
 const SOON: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ async fn a_silent_redis_costs_a_few_time_outs_and_then_nothing() {
     let coupon = counts();
     let ann = claim(&coupon, 1);
     let granted = answer(ann, ClaimCode::Granted, 4);
-    assert_eq!(view.write(coupon, None, 5, &[granted]).await, Reply::Written);
+    assert_eq!(view.write(coupon, None, 5, &[granted]).await, written());
     assert_eq!(view.reader.claim(&ann).await.unwrap(), Some(granted));
     assert_eq!(view.up.get(), 1);
 
@@ -64,7 +64,7 @@ async fn a_redis_that_was_killed_is_found_again_and_its_loss_is_seen() {
     let (servers, view) = only_redis();
     let coupon = counts();
     let ann = claim(&coupon, 1);
-    assert_eq!(view.write(coupon, None, 5, &[answer(ann, ClaimCode::Granted, 4)]).await, Reply::Written);
+    assert_eq!(view.write(coupon, None, 5, &[answer(ann, ClaimCode::Granted, 4)]).await, written());
     servers.redis().unwrap().kill().unwrap();
     assert!(view.reader.claim(&ann).await.is_err());
     assert_eq!(view.write(coupon, Some(5), 6, &[]).await, Reply::Unknown);

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use coupon_domain::ClaimCode;
-use coupon_domain::view_sync::{Reply, Step, ViewWatermark};
-use infrastructure_redis::ViewWrite;
+use coupon_domain::view_sync::{PushId, Reply, Step, ViewWatermark};
+use coupon_domain::{ClaimCode, ClaimId, Offset};
 use infrastructure_redis::maintenance::DumpedValue;
+use infrastructure_redis::{CouponCounts, FoundAnswer, ViewWrite};
 use redis::AsyncCommands;
 
-use crate::installation::{Installation, OPEN_MS, answer, claim, counts, now, reflects};
+use crate::installation::{
+    Installation, OPEN_MS, PUSH, answer, claim, counts, found, now, reflects, step, written,
+};
 
 #[tokio::test]
 async fn claims_and_watermark_are_written_together_or_not_at_all() {
@@ -16,7 +18,7 @@ async fn claims_and_watermark_are_written_together_or_not_at_all() {
     let coupon = counts();
     let (ann, bob) = (claim(&coupon, 1), claim(&coupon, 2));
     let granted = answer(ann, ClaimCode::Granted, 7);
-    assert_eq!(view.write(coupon, None, 8, &[granted]).await, Reply::Written);
+    assert_eq!(view.write(coupon, None, 8, &[granted]).await, written());
     let seen = view.reader.prefilter(&[ann, bob]).await.unwrap();
     assert_eq!(
         (seen.answers, seen.watermark, seen.round),
@@ -25,15 +27,15 @@ async fn claims_and_watermark_are_written_together_or_not_at_all() {
 
     // Another watermark than the one expected: somebody else was here, or an older copy is back.
     let sold_out = answer(bob, ClaimCode::SoldOut, 9);
-    assert_eq!(view.write(coupon, Some(7), 10, &[sold_out]).await, Reply::Found(Some(reflects(8))));
+    assert_eq!(view.write(coupon, Some(7), 10, &[sold_out]).await, found(8));
     assert_eq!(view.reader.claim(&bob).await.unwrap(), None);
     assert_eq!(view.maintenance.watermark(coupon.coupon_id).await.unwrap(), Some(reflects(8)));
-    assert_eq!(view.write(coupon, Some(8), 10, &[sold_out]).await, Reply::Written);
+    assert_eq!(view.write(coupon, Some(8), 10, &[sold_out]).await, written());
     assert_eq!(view.reader.claim(&bob).await.unwrap(), Some(sold_out));
 
     // A flush: nothing is there, and nothing is written into the gap.
     assert!(view.maintenance.has_view(coupon.coupon_id).await.unwrap());
-    assert_eq!(view.maintenance.forget(coupon.coupon_id).await.unwrap(), 2);
+    assert_eq!(view.maintenance.forget(coupon.coupon_id).await.unwrap(), 1);
     assert!(!view.maintenance.has_view(coupon.coupon_id).await.unwrap());
     assert_eq!(view.write(coupon, Some(10), 11, &[sold_out]).await, Reply::Found(None));
     assert_eq!(view.reader.claim(&bob).await.unwrap(), None);
@@ -47,7 +49,7 @@ async fn a_deferral_never_stands_over_what_is_newer_or_final() {
     let seen = async || view.reader.claim(&ann).await.unwrap();
     let write = async |at, leaves, code, decided| {
         let reply = view.write(coupon, at, leaves, &[answer(ann, code, decided)]).await;
-        assert_eq!(reply, Reply::Written);
+        assert_eq!(reply, written());
     };
     write(None, 10, ClaimCode::Paused, 9).await;
     write(Some(10), 11, ClaimCode::NotOpen, 3).await;
@@ -60,38 +62,147 @@ async fn a_deferral_never_stands_over_what_is_newer_or_final() {
 }
 
 #[tokio::test]
-async fn a_hash_never_outlives_the_claims_that_it_vouches_for() {
+async fn everything_of_a_view_expires_together() {
     let view = Installation::new();
     let coupon = counts();
     let (early, late, deferred) = (claim(&coupon, 1), claim(&coupon, 2), claim(&coupon, 3));
     view.write(coupon, None, 5, &[answer(early, ClaimCode::Granted, 4)]).await;
     let later = [answer(late, ClaimCode::Granted, 8), answer(deferred, ClaimCode::Paused, 9)];
-    view.write(coupon, Some(5), 10, &later).await;
-    view.write(coupon, Some(10), 11, &[]).await;
-
+    let grows = Step { buckets: 1..3, ..step(Some(5), 10) };
+    assert_eq!(view.run(coupon, &grows, &later).await, written());
     let mut redis = view.raw().await;
-    let expires_at = view.writer.expires_at(coupon.closes_at).ms();
-    assert_eq!(expires_at, coupon.closes_at.ms() + 60_000);
-    let mut finals = 0;
-    let keys: Vec<String> = redis.keys(view.key("*")).await.unwrap();
-    assert_eq!(keys.len(), 4);
-    for key in keys {
-        let at: i64 = redis::cmd("PEXPIRETIME").arg(&key).query_async(&mut redis).await.unwrap();
-        if at == expires_at {
-            finals += 1;
-        } else {
-            assert!(key.ends_with(&"03".repeat(16)), "{key} expires at {at}");
-            assert!(at - now().ms() <= 60_000, "a deferral stays a minute");
+    let expiries = async |redis: &mut redis::aio::MultiplexedConnection| {
+        let keys: Vec<String> = redis.keys(view.key("*")).await.unwrap();
+        assert_eq!(keys.len(), 4, "the hash and three buckets");
+        let mut found = std::collections::BTreeSet::new();
+        for key in keys {
+            let at: i64 = redis::cmd("PEXPIRETIME").arg(&key).query_async(redis).await.unwrap();
+            found.insert(at - coupon.closes_at.ms());
         }
-    }
-    assert_eq!(finals, 3, "the hash and both grants");
+        found.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(view.writer.expires_at(coupon.closes_at).ms(), coupon.closes_at.ms() + 60_000);
+    assert_eq!(expiries(&mut redis).await, [60_000]);
+    // The window ends later: a look at the buckets takes them along.
+    let longer = CouponCounts { closes_at: coupon.closes_at.plus_ms(1_000), ..coupon };
+    let looks = Step { buckets: 3..3, looks_at: 0..3, ..step(Some(10), 10) };
+    assert_eq!(view.run(longer, &looks, &[]).await, written());
+    assert_eq!(expiries(&mut redis).await, [61_000]);
 
     // Past that moment nothing that is written stays: a view does not come back in part.
-    let over = infrastructure_redis::CouponCounts { closes_at: now().plus_ms(-OPEN_MS), ..counts() };
+    let over = CouponCounts { closes_at: now().plus_ms(-OPEN_MS), ..counts() };
     let old = claim(&over, 1);
-    assert_eq!(view.write(over, None, 5, &[answer(old, ClaimCode::Granted, 4)]).await, Reply::Written);
+    view.write(over, None, 5, &[answer(old, ClaimCode::Granted, 4)]).await;
     assert_eq!(view.reader.claim(&old).await.unwrap(), None);
     assert_eq!(view.maintenance.watermark(over.coupon_id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_growing_view_keeps_every_answer_where_readers_look() {
+    let view = Installation::new();
+    let coupon = counts();
+    let answers: Vec<_> = (0..200u8)
+        .map(|number| {
+            let claim_id = ClaimId { mac: [number.wrapping_mul(167); 16], ..claim(&coupon, 0) };
+            answer(claim_id, ClaimCode::SoldOut, number.into())
+        })
+        .collect();
+    view.write(coupon, None, 10, &answers[..40]).await;
+    for (grown, some) in (2..).zip(answers[40..].chunks(20)) {
+        let at = i64::from(grown) + 8;
+        let grows = Step { buckets: grown - 1..grown, ..step(Some(at), at + 1) };
+        assert_eq!(view.run(coupon, &grows, some).await, written());
+        let (written, rest) = answers.split_at(40 + 20 * usize::try_from(grown - 1).unwrap());
+        for answer in written {
+            assert_eq!(view.reader.claim(&answer.claim_id).await.unwrap(), Some(*answer));
+        }
+        for answer in rest {
+            let seen = view.reader.prefilter(&[answer.claim_id]).await.unwrap();
+            assert_eq!((seen.answers, seen.is_whole), (vec![], true));
+        }
+    }
+    let mut found = Vec::new();
+    let each = |answer| match answer {
+        FoundAnswer::Read(_, answer) => found.push(answer.decided_offset.number()),
+        FoundAnswer::Unreadable(place) => panic!("{place}"),
+    };
+    view.maintenance.answers(&[coupon.coupon_id], each).await.unwrap();
+    found.sort_unstable();
+    assert_eq!(found, (0..200).collect::<Vec<_>>());
+}
+
+/// What is lost takes its claim to completeness along, and is said to the writer.
+#[tokio::test]
+async fn absence_is_not_believed_of_a_bucket_that_was_lost() {
+    let view = Installation::new();
+    let coupon = counts();
+    let ann = claim(&coupon, 2);
+    let granted = answer(ann, ClaimCode::Granted, 4);
+    let two = Step { buckets: 2..2, lays: vec![0, 1], ..step(None, 5) };
+    assert_eq!(view.run(coupon, &two, &[granted]).await, written());
+    let lost = |is_lost: bool, claim_id| {
+        let view = &view;
+        async move {
+            let seen = view.reader.prefilter(&[claim_id]).await.unwrap();
+            assert_eq!((seen.watermark, seen.is_whole), (Some(reflects(5)), !is_lost));
+            let denied = view.maintenance.denied(&[claim_id], Offset::new(5).unwrap()).await.unwrap();
+            assert_eq!(denied, (!is_lost && seen.answers.is_empty()).then_some(claim_id));
+        }
+    };
+    lost(false, ann).await;
+    lost(false, claim(&coupon, 3)).await;
+    let mut redis = view.raw().await;
+    let bucket = view.key(&format!("coupon:{{{}}}:0", coupon.coupon_id));
+    let _: u64 = redis.unlink(&bucket).await.unwrap();
+    lost(true, ann).await;
+    lost(false, claim(&coupon, 3)).await;
+
+    // A bucket that somebody else made is no part of it, either; and nothing is written into a gap.
+    let _: u64 = redis.hset(&bucket, "push.0000000000000bad", "").await.unwrap();
+    lost(true, ann).await;
+    let bob = answer(claim(&coupon, 4), ClaimCode::SoldOut, 4);
+    let quiet = Step { buckets: 2..2, ..step(Some(5), 5) };
+    assert_eq!(view.run(coupon, &quiet, &[bob]).await, Reply::Written(vec![0]));
+    assert_eq!(view.reader.claim(&bob.claim_id).await.unwrap(), None);
+    let looks = Step { looks_at: 0..2, ..quiet.clone() };
+    assert_eq!(view.run(coupon, &looks, &[]).await, Reply::Written(vec![0]));
+    // Nor is a bucket split off from it.
+    let grows = Step { buckets: 2..3, ..quiet.clone() };
+    assert_eq!(view.run(coupon, &grows, &[]).await, Reply::Written(vec![0, 2]));
+    let mends = Step { buckets: 3..3, lays: vec![0, 2], ..quiet };
+    assert_eq!(view.run(coupon, &mends, &[granted, bob]).await, written());
+    lost(false, ann).await;
+    assert_eq!(view.reader.claim(&ann).await.unwrap(), Some(granted));
+    // Another push made the view: nothing is written for this one.
+    let other = Step { push_id: PushId(7), ..mends };
+    assert_eq!(view.run(coupon, &other, &[]).await, found(5));
+}
+
+#[tokio::test]
+async fn a_crowd_of_deferrals_does_not_fill_a_bucket() {
+    let view = Installation::new();
+    let coupon = counts();
+    let crowd: Vec<_> =
+        (0..200).map(|number| answer(claim(&coupon, number), ClaimCode::NotOpen, number.into())).collect();
+    assert_eq!(view.write(coupon, None, 300, &crowd).await, written());
+    let mut redis = view.raw().await;
+    let bucket = view.key(&format!("coupon:{{{}}}:0", coupon.coupon_id));
+    let held: u64 = redis.hlen(&bucket).await.unwrap();
+    assert_eq!(held, 64);
+    // Finals are never left out.
+    let sold_out: Vec<_> =
+        (0..48).map(|number| answer(claim(&coupon, 250 - number), ClaimCode::SoldOut, 299)).collect();
+    assert_eq!(view.write(coupon, Some(300), 301, &sold_out).await, written());
+    assert_eq!(view.reader.claim(&sold_out[47].claim_id).await.unwrap(), Some(sold_out[47]));
+    let packed: String =
+        redis::cmd("OBJECT").arg("ENCODING").arg(&bucket).query_async(&mut redis).await.unwrap();
+    assert_eq!(packed, "listpack");
+}
+
+#[tokio::test]
+async fn the_policy_of_a_full_redis_is_told() {
+    let view = Installation::new();
+    assert_eq!(view.maintenance.eviction_policy().await.unwrap().as_deref(), Some("noeviction"));
 }
 
 #[tokio::test]
@@ -112,14 +223,15 @@ async fn counts_stand_only_where_they_belong_to_the_watermark() {
         found.into_iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>().join(" ")
     };
     view.write(coupon, None, 5, &[]).await;
-    assert_eq!(fields().await, "remaining=5 round=2 status=active watermark=5");
-    let halfway = Step { expects: Some(reflects(5)), leaves: reflects(6), from_rank: 0, to_rank: 0 };
-    let write = ViewWrite { step: halfway, counts: coupon, counts_hold: false, answers: &[] };
-    assert_eq!(view.writer.write(&write).await, Reply::Written);
-    assert_eq!(fields().await, "watermark=6");
-    let marker = ViewWatermark::Pushing { push_id: 7, chunks: 0 };
-    let push = Step { expects: None, leaves: marker, ..halfway };
-    assert_eq!(view.writer.write(&ViewWrite { step: push, ..write }).await, Reply::Written);
+    let push = "push=0000000000000abc";
+    assert_eq!(fields().await, format!("buckets=1 {push} remaining=5 round=2 status=active watermark=5"));
+    let halfway = step(Some(5), 6);
+    let write = ViewWrite { step: &halfway, counts: coupon, counts_hold: false, answers: &[] };
+    assert_eq!(view.writer.write(&write).await, written());
+    assert_eq!(fields().await, format!("buckets=1 {push} watermark=6"));
+    let marker = ViewWatermark::Pushing { push_id: PUSH, chunks: 0 };
+    let push = Step { expects: None, leaves: marker, ..halfway.clone() };
+    assert_eq!(view.writer.write(&ViewWrite { step: &push, ..write }).await, written());
     assert_eq!(view.maintenance.watermark(coupon.coupon_id).await.unwrap(), Some(marker));
 }
 
@@ -127,15 +239,16 @@ async fn counts_stand_only_where_they_belong_to_the_watermark() {
 async fn forgetting_a_coupon_leaves_all_others() {
     let view = Installation::new();
     let (gone, stays) = (counts(), counts());
-    let many: Vec<_> =
-        (0..200).map(|number| answer(claim(&gone, number), ClaimCode::SoldOut, number.into())).collect();
-    view.write(gone, None, 300, &many).await;
+    let large = Step { buckets: 700..700, lays: (0..700).collect(), ..step(None, 300) };
+    view.run(gone, &large, &[answer(claim(&gone, 7), ClaimCode::SoldOut, 7)]).await;
     let ann = claim(&stays, 1);
     view.write(stays, None, 5, &[answer(ann, ClaimCode::Granted, 4)]).await;
-    assert_eq!(view.maintenance.forget(gone.coupon_id).await.unwrap(), 200);
+    assert_eq!(view.maintenance.forget(gone.coupon_id).await.unwrap(), 700);
     assert_eq!(view.maintenance.forget(gone.coupon_id).await.unwrap(), 0);
     assert_eq!(view.reader.claim(&claim(&gone, 7)).await.unwrap(), None);
     assert_eq!(view.reader.claim(&ann).await.unwrap(), Some(answer(ann, ClaimCode::Granted, 4)));
+    let left: Vec<String> = view.raw().await.keys(view.key("*")).await.unwrap();
+    assert_eq!(left.len(), 2, "{left:?}");
 }
 
 #[tokio::test]
@@ -144,12 +257,18 @@ async fn what_somebody_else_wrote_is_as_good_as_absent() {
     let coupon = counts();
     let ann = claim(&coupon, 1);
     let mut redis = view.raw().await;
-    let rest = ann.to_string().split_once('.').unwrap().1.to_owned();
-    let _: () =
-        redis.set(view.key(&format!("claim:{{{}}}:{rest}", coupon.coupon_id)), "nonsense").await.unwrap();
-    let _: () =
-        redis.hset(view.key(&format!("coupon:{{{}}}", coupon.coupon_id)), "watermark", "soon").await.unwrap();
+    let hash = view.key(&format!("coupon:{{{}}}", coupon.coupon_id));
+    let _: () = redis.hset(&hash, "watermark", "soon").await.unwrap();
     assert_eq!(view.reader.claim(&ann).await.unwrap(), None);
     let seen = view.reader.prefilter(&[ann]).await.unwrap();
-    assert_eq!((seen.answers, seen.watermark, seen.round), (vec![], None, None));
+    assert_eq!((seen.answers, seen.watermark, seen.round, seen.is_whole), (vec![], None, None, false));
+    // In a bucket of ours.
+    view.write(coupon, None, 5, &[]).await;
+    let _: () = redis.hset(format!("{hash}:0"), &ann.mac[..], "nonsense").await.unwrap();
+    let seen = view.reader.prefilter(&[ann]).await.unwrap();
+    assert_eq!((seen.answers, seen.is_whole), (vec![], false));
+    let mut unreadable = 0;
+    let each = |found| unreadable += u32::from(matches!(found, FoundAnswer::Unreadable(_)));
+    view.maintenance.answers(&[coupon.coupon_id], each).await.unwrap();
+    assert_eq!(unreadable, 1);
 }
