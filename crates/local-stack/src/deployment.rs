@@ -99,8 +99,22 @@ impl Deployment {
         self.couponctl_without(&[], arguments)
     }
 
+    /// Runs `couponctl` on this namespace, for at most this time: an audit of millions of claims takes minutes.
+    pub fn couponctl_within(&self, patience: Duration, arguments: &[&str]) -> Result<String, Error> {
+        self.run_couponctl(&[], arguments, patience)
+    }
+
     /// Runs `couponctl` without these variables.
     pub fn couponctl_without(&self, withheld: &[&str], arguments: &[&str]) -> Result<String, Error> {
+        self.run_couponctl(withheld, arguments, 4 * command::SHORT)
+    }
+
+    fn run_couponctl(
+        &self,
+        withheld: &[&str],
+        arguments: &[&str],
+        patience: Duration,
+    ) -> Result<String, Error> {
         let database_url = self.namespace.database_url_as(namespace::OWNER)?;
         let redis_url = self.redis_url_as("auditor")?;
         let mut couponctl = Account::Own.command(&binary(self.profile, "couponctl")?);
@@ -125,7 +139,7 @@ impl Deployment {
         for variable in withheld {
             couponctl.env_remove(variable);
         }
-        command::capture(&mut couponctl, &format!("couponctl {}", arguments.join(" ")), 4 * command::SHORT)
+        command::capture(&mut couponctl, &format!("couponctl {}", arguments.join(" ")), patience)
     }
 
     /// Starts one service; does not wait until it is ready.

@@ -12,7 +12,7 @@ use crate::memory::Resident;
 use crate::report::Findings;
 use crate::scale::Sizes;
 use crate::scale::usage::{Cpu, children, pid_of};
-use crate::scale::work::Crowd;
+use crate::scale::work::{Crowd, PATIENCE};
 use crate::screen;
 
 const QUANTITY: u32 = 1_000;
@@ -114,7 +114,7 @@ async fn audit(world: &World, size: u32, findings: &mut Findings) -> Result<()> 
     let began = Instant::now();
     let (mut peak, own) = (None::<Resident>, std::process::id());
     std::thread::scope(|scope| -> Result<()> {
-        let auditing = scope.spawn(|| world.deployment.couponctl(&["audit"]));
+        let auditing = scope.spawn(|| world.deployment.couponctl_within(PATIENCE, &["audit"]));
         while !auditing.is_finished() {
             for child in children(own)? {
                 let name = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();

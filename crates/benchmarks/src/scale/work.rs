@@ -14,7 +14,7 @@ use infrastructure_kafka::{Batch, NewRecord, Producer, ProducerPurpose, Reader, 
 const BATCH_RECORDS: u32 = 50_000;
 const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 /// A deadline that only a broken system misses, for ten million claims.
-const PATIENCE: Duration = Duration::from_secs(1_800);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1_800);
 const DAY_MS: i64 = 86_400_000;
 /// The key that local-stack gives its services.
 const KEY_ID: &str = "k1";
@@ -153,7 +153,7 @@ impl<'a> Crowd<'a> {
 
     /// Every promise is kept: the audit says so once everybody is at rest.
     pub(crate) fn audit(&self) -> Result<()> {
-        self.world.deployment.couponctl(&["audit", "--quiet", "--rest-s-max", "300"])?;
+        self.world.deployment.couponctl_within(PATIENCE, &["audit", "--quiet", "--rest-s-max", "300"])?;
         Ok(())
     }
 }
