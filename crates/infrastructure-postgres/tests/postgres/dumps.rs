@@ -27,6 +27,7 @@ async fn every_table_is_copied_as_of_one_moment() {
     let mut shop = Shop::open(&database, 1, 9, 1).await;
     shop.write(&[shop.granted("ann, \"the first\"", 0, 1, 1)]).await.unwrap();
     shop.park(shop.claim_id("eve", 0)).await.unwrap();
+    database.sql("INSERT INTO coupon_retention (coupon_id, losing_claims, last_run_at) SELECT coupon_id, 1, now() FROM coupons");
     let dump = open(&database).await;
     let queries: Vec<&str> = TABLES.iter().map(|(_, query)| *query).collect();
     let claims = copy(&dump, queries[0]).await.unwrap();
