@@ -377,7 +377,7 @@ class ADump(OracleTest):
             (Path(path) / "claims.jsonl").write_text("".join(lines[:-1]))
             self.assertEqual(oracle.main([path]), 2)
 
-    def test_of_a_hundred_thousand_claims_is_judged_in_seconds(self) -> None:
+    def test_a_hundred_thousand_claims_are_judged_in_time(self) -> None:
         crowd = [(OPENS_AT + src, claim(f"user-{src}")) for src in range(100_000)]
         dump = Dump([(OPENS_AT - 1, publish(1_000)), *crowd])
         with tempfile.TemporaryDirectory() as path, contextlib.redirect_stdout(io.StringIO()) as output:
@@ -385,7 +385,8 @@ class ADump(OracleTest):
             started = time.monotonic()
             self.assertEqual(oracle.main([path, "--quiet"]), 0, output.getvalue())
             elapsed = time.monotonic() - started
-        self.assertLess(elapsed, 20)
+        # On a machine that is busy with something else; one that compared all with all would take hours.
+        self.assertLess(elapsed, 120)
 
 
 class APlantedFault(OracleTest):
