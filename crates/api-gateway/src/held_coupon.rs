@@ -60,12 +60,12 @@ impl From<HeldCoupon> for HeldCouponView {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use coupon_domain::Timestamp;
 
     use super::*;
 
-    fn held() -> HeldCoupon {
+    pub(crate) fn held() -> HeldCoupon {
         HeldCoupon {
             claim_id: format!("c7-{}.1.00000000000000ab.{}", "1".repeat(32), "2".repeat(32)).parse().unwrap(),
             code: "CODE".to_owned(),

@@ -78,21 +78,9 @@ fn parse_cursor(text: &str) -> Result<WalletPlace, Problem> {
 #[cfg(test)]
 mod tests {
     use infrastructure_http::Code;
-    use infrastructure_postgres::wallet::Standing;
 
     use super::*;
-
-    fn held() -> HeldCoupon {
-        HeldCoupon {
-            claim_id: format!("c7-{}.1.00000000000000ab.{}", "1".repeat(32), "2".repeat(32)).parse().unwrap(),
-            code: "CODE".to_owned(),
-            issue_no: 3,
-            issued_at: Timestamp::from_ms(1_795_255_200_123).unwrap(),
-            expires_at: None,
-            used: None,
-            standing: Standing::Issued,
-        }
-    }
+    use crate::held_coupon::tests::held;
 
     #[test]
     fn a_cursor_reads_back_and_a_bad_one_is_named() {

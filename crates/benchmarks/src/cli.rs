@@ -1,10 +1,10 @@
 //! The command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use infrastructure_http::time::to_rfc3339;
 use local_stack::BuildProfile;
@@ -13,7 +13,7 @@ use service_runtime::Clock;
 use crate::ground::Ground;
 use crate::plan::Plan;
 use crate::report::{Findings, Report};
-use crate::{bare_route, front, line, pipeline, screen};
+use crate::{bare_route, front, line, pipeline, screen, showing};
 
 const FILE_NAME: &str = "bench-quick.json";
 const EXIT_CODES: &str =
@@ -69,29 +69,9 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match arguments.part {
         Some(Part::BareRoute) => bare_route::serve().map(|()| true),
-        None => run(&arguments),
+        None => showing::show(measure(&arguments), arguments.out.as_deref(), FILE_NAME, arguments.strict),
     };
-    match ended {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(5),
-        Err(error) => {
-            screen::tell(&format!("bench-quick: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// False where a ratio is below the wanted one and that is held against it.
-fn run(arguments: &Arguments) -> Result<bool> {
-    let out = match &arguments.out {
-        Some(file) => file.clone(),
-        None => target_folder()?.join(FILE_NAME),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let report = runtime.block_on(measure(arguments))?;
-    write(&report, &out)?;
-    screen::say(&format!("{report}\nwritten to {}", out.display()));
-    Ok(report.is_met() || !arguments.strict)
+    showing::exit("bench-quick", ended)
 }
 
 async fn measure(arguments: &Arguments) -> Result<Report> {
@@ -125,19 +105,4 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         pipeline::measure(&ground, &plan, wishes, accept_rate, &mut findings).await?;
     }
     findings.into_report(&plan, started_at, started.elapsed())
-}
-
-pub(crate) fn write(report: &Report, out: &Path) -> Result<()> {
-    let text = serde_json::to_string_pretty(report)? + "\n";
-    std::fs::write(out, text).with_context(|| out.display().to_string())
-}
-
-/// Cargo's target folder: this program lies in a folder of it.
-pub(crate) fn target_folder() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let folder = program
-        .ancestors()
-        .nth(2)
-        .context("this program lies in no target folder; name the file by --out")?;
-    Ok(folder.to_owned())
 }

@@ -20,6 +20,7 @@ mod presses;
 mod report;
 pub mod scale;
 mod screen;
+mod showing;
 mod tables;
 
 pub use cli::main;

@@ -19,10 +19,9 @@ use local_stack::BuildProfile;
 use serde::Serialize;
 use service_runtime::Clock;
 
-use crate::cli::{target_folder, write};
 use crate::ground::Ground;
 use crate::report::{Findings, Report};
-use crate::screen;
+use crate::{screen, showing};
 
 const FILE_NAME: &str = "bench-scale.json";
 const EXIT_CODES: &str = "Exit codes: 0 measured, 1 not measured or a promise is broken, 2 arguments, 5 a ratio is below the wanted one (--strict)";
@@ -106,27 +105,9 @@ impl Sizes {
 /// Reads the arguments, measures, and shows what was found.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(5),
-        Err(error) => {
-            screen::tell(&format!("bench-scale: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// False where a ratio is below the wanted one and that is held against it.
-fn run(arguments: &Arguments) -> Result<bool> {
-    let out = match &arguments.out {
-        Some(file) => file.clone(),
-        None => target_folder()?.join(FILE_NAME),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let report = runtime.block_on(measure(arguments))?;
-    write(&report, &out)?;
-    screen::say(&format!("{report}\nwritten to {}", out.display()));
-    Ok(report.is_met() || !arguments.strict)
+    let arguments = Arguments::parse();
+    let ended = showing::show(measure(&arguments), arguments.out.as_deref(), FILE_NAME, arguments.strict);
+    showing::exit("bench-scale", ended)
 }
 
 async fn measure(arguments: &Arguments) -> Result<Report> {
