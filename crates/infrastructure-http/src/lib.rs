@@ -4,6 +4,7 @@
 mod access;
 pub mod auth;
 pub mod claim_view;
+mod connection;
 pub mod headers;
 pub mod listener;
 pub mod openapi;

@@ -1,20 +1,27 @@
 //! Listeners: their limits, and what every route of ours has in common.
 
+use std::future::ready;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use actix_web::dev::{Server, Service, ServiceRequest};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, Protocol};
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::dev::{AppConfig, Server, Service, ServiceRequest};
 use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
 use actix_web::http::{ConnectionType, StatusCode};
+use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::sleep;
 use actix_web::web::{self, Bytes, ServiceConfig};
-use actix_web::{App, HttpRequest, HttpServer};
+use actix_web::{App, HttpRequest};
 use prometheus::HistogramVec;
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessLog;
+use crate::connection::{Answer, BoundedStream, Exchange, LINGER, Limits};
 use crate::problem::{Code, Problem};
 
 /// Nobody has asked for so long: nobody who keeps a connection busy is left.
@@ -37,8 +44,12 @@ pub struct HttpSection {
     pub backlog_max: u32,
     /// How long an idle connection is kept, in s: longer than the ingress keeps it, or the ingress meets closed ones.
     pub keep_alive_s: u16,
-    /// How long a client may take to send its request's head, in ms.
-    pub request_head_timeout_ms: u32,
+    /// Longest age of a connection, in s, less up to a tenth of it by chance: an answer that is given later asks to close it.
+    pub connection_s_max: u32,
+    /// Longest time that a request's head takes from its first byte (the first one of a connection from the moment it is accepted), in ms.
+    pub head_ms_max: u32,
+    /// Longest time that a request's body takes from the end of its head, in ms.
+    pub body_ms_max: u32,
     /// Largest body of a request, in bytes.
     pub body_bytes_max: u32,
     /// Before the listener stops, each answer closes its connection for at most so long, in ms. 0: connections are cut at once.
@@ -53,7 +64,9 @@ impl Default for HttpSection {
             connections_per_worker_max: 25_000,
             backlog_max: 4_096,
             keep_alive_s: 75,
-            request_head_timeout_ms: 5_000,
+            connection_s_max: 3_600,
+            head_ms_max: 5_000,
+            body_ms_max: 10_000,
             body_bytes_max: 4 * 1024,
             farewell_ms_max: 3_000,
         }
@@ -69,7 +82,9 @@ impl HttpSection {
             ("connections_per_worker_max", self.connections_per_worker_max, 1, 1_000_000),
             ("backlog_max", self.backlog_max, 16, 65_535),
             ("keep_alive_s", u32::from(self.keep_alive_s), 1, 3_600),
-            ("request_head_timeout_ms", self.request_head_timeout_ms, 100, 60_000),
+            ("connection_s_max", self.connection_s_max, 1, 604_800),
+            ("head_ms_max", self.head_ms_max, 100, 60_000),
+            ("body_ms_max", self.body_ms_max, 100, 600_000),
             ("body_bytes_max", self.body_bytes_max, 512, 1024 * 1024),
             ("farewell_ms_max", self.farewell_ms_max, 0, 60_000),
         ];
@@ -157,20 +172,21 @@ pub fn serve(
 ) -> Result<Server, String> {
     let body_bytes_max = usize::try_from(section.body_bytes_max).unwrap_or(usize::MAX);
     let farewell = farewell.clone();
-    let factory = move || {
+    let app = move || {
         let (observer, farewell) = (observer.clone(), farewell.clone());
         App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
-            .app_data(web::JsonConfig::default().limit(body_bytes_max).error_handler(unreadable_body))
+            .app_data(web::JsonConfig::default().limit(body_bytes_max).error_handler(unreadable_json))
             .app_data(web::QueryConfig::default().error_handler(unreadable_query))
-            .wrap_fn(move |request, service| {
+            .wrap_fn(move |mut request, service| {
                 let (started, observer, farewell) = (Instant::now(), observer.clone(), farewell.clone());
+                let exchange = Exchange::begin(&mut request);
                 let route = route(&request);
                 let has_line = observer.access.arrived(&request, started);
                 let response = service.call(request);
                 async move {
                     let mut response = response.await?;
-                    if farewell.answered() {
+                    if farewell.answered() || exchange.as_ref().is_some_and(Exchange::closes) {
                         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
                     }
                     let labels = [route.as_str(), status_class(response.status())];
@@ -179,27 +195,52 @@ pub fn serve(
                     if has_line {
                         observer.access.answered(&response, &route, took);
                     }
-                    Ok(response)
+                    Ok(response.map_body(|_, body| Answer::new(body, exchange)))
                 }
             })
             .configure(configure.clone())
             .default_service(web::to(no_such_route))
     };
     let connections = usize::try_from(section.connections_per_worker_max).unwrap_or(usize::MAX);
-    let server = HttpServer::new(factory)
+    let server = Server::build()
         .workers(section.worker_count())
         .backlog(section.backlog_max)
-        .max_connections(connections)
-        .keep_alive(Duration::from_secs(section.keep_alive_s.into()))
-        .client_request_timeout(Duration::from_millis(section.request_head_timeout_ms.into()))
-        // The system's default holds a small packet back until the one before it is acknowledged, which a client that only listens does 40 ms later:
-        // the second event of a stream would wait for that.
-        .tcp_nodelay(true)
-        // A client that has closed its sending half would linger with its stream.
-        .h1_allow_half_closed(false)
+        .max_concurrent_connections(connections)
         .shutdown_timeout(drain.as_secs().max(1))
-        .disable_signals()
-        .bind(section.listen)
+        .disable_signals();
+    let stopping = server.graceful_shutdown_signal();
+    let (limits, keep_alive) = (Limits::new(section), Duration::from_secs(section.keep_alive_s.into()));
+    // What actix-web's HttpServer does, which leaves nobody a word about the stream.
+    let connection = move || {
+        let stopping = stopping.clone();
+        let app = app().into_factory().map_err(|error: actix_web::Error| error.error_response());
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(keep_alive)
+            // Off: the stream has a limit for every head, not only for the first.
+            .client_request_timeout(Duration::ZERO)
+            .client_disconnect_timeout(LINGER)
+            // A client that has closed its sending half would linger with its stream.
+            .h1_allow_half_closed(false)
+            .on_connect_ext(|stream: &BoundedStream, data| {
+                data.insert(stream.connection());
+            })
+            // No route asks what it is called itself.
+            .finish(map_config(app, |()| AppConfig::default()));
+        let accept = move |stream: TcpStream| {
+            let client = stream.peer_addr().ok();
+            // The system's default holds a small packet back until the one before it is acknowledged, which a client that only listens does 40 ms later:
+            // the second event of a stream would wait for that.
+            stream.set_nodelay(true)?;
+            Ok::<_, DispatchError>((BoundedStream::new(stream, limits), Protocol::Http1, client))
+        };
+        fn_service(move |stream| ready(accept(stream))).and_then(http)
+    };
+    let server = server
+        .bind(name, section.listen, connection)
         .map_err(|error| format!("{name}.listen: {} cannot be bound: {error}", section.listen))?;
     Ok(server.run())
 }
@@ -219,13 +260,15 @@ fn status_class(status: StatusCode) -> &'static str {
     }
 }
 
-fn unreadable_body(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
+fn unreadable_json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
     match error {
         JsonPayloadError::OverflowKnownLength { limit, .. } | JsonPayloadError::Overflow { limit } => {
-            Problem::too_large(u32::try_from(limit).unwrap_or(u32::MAX)).into()
+            Problem::too_large(u32::try_from(limit).unwrap_or(u32::MAX))
         }
-        error => Problem::invalid("body", error).into(),
+        JsonPayloadError::Payload(error) => unreadable_body(&error),
+        error => Problem::invalid("body", error),
     }
+    .into()
 }
 
 fn unreadable_query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
@@ -235,12 +278,20 @@ fn unreadable_query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Err
 /// A body, as a handler got it.
 ///
 /// # Errors
-/// A problem where it has more than `limit` bytes, or broke off.
+/// A problem where it has more than `limit` bytes, took too long, or broke off.
 pub fn read_body(body: Result<Bytes, actix_web::Error>, limit: u32) -> Result<Bytes, Problem> {
     body.map_err(|error| match error.as_error() {
         Some(PayloadError::Overflow) => Problem::too_large(limit),
-        _ => Problem::invalid("body", error),
+        Some(error) => unreadable_body(error),
+        None => Problem::invalid("body", error),
     })
+}
+
+fn unreadable_body(error: &PayloadError) -> Problem {
+    match error {
+        PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Problem::too_slow(error),
+        error => Problem::invalid("body", error),
+    }
 }
 
 /// The body of a request that has no fields: nothing, or an empty JSON object.
@@ -266,17 +317,50 @@ async fn no_such_route(request: HttpRequest) -> Result<&'static str, Problem> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
+    use actix_web::dev::ServerHandle;
+    use actix_web::rt::task::JoinHandle;
     use coupon_domain::KeyRing;
     use prometheus::HistogramOpts;
 
     use super::*;
 
     /// Longer than any test may take.
-    const LONG: Duration = Duration::from_secs(60);
+    pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+    /// A listener on a port of its own.
+    pub(crate) struct Served {
+        pub(crate) address: SocketAddr,
+        handle: ServerHandle,
+        serving: JoinHandle<io::Result<()>>,
+    }
+
+    impl Served {
+        pub(crate) fn start(
+            section: HttpSection,
+            farewell: &Farewell,
+            routes: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
+        ) -> Self {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let section = HttpSection { listen: address, workers: 1, ..section };
+            let measured =
+                HistogramVec::new(HistogramOpts::new("seconds", "of requests"), &["route", "status"]);
+            let access = AccessLog::new(&KeyRing::default());
+            let observer = Observer { request_seconds: measured.unwrap(), access };
+            let server = serve(&section, "http", observer, LONG, farewell, routes).unwrap();
+            Self { address, handle: server.handle(), serving: actix_web::rt::spawn(server) }
+        }
+
+        pub(crate) async fn stop(self) {
+            self.handle.stop(true).await;
+            self.serving.await.unwrap().unwrap();
+        }
+    }
 
     fn ask(connection: &mut TcpStream) -> String {
         connection.write_all(b"GET /here HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
@@ -291,24 +375,16 @@ mod tests {
 
     #[actix_web::test]
     async fn after_the_farewell_each_answer_closes_its_connection() {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let listen = free.local_addr().unwrap();
-        drop(free);
-        let section = HttpSection { listen, workers: 1, ..HttpSection::default() };
-        let measured = HistogramVec::new(HistogramOpts::new("seconds", "of requests"), &["route", "status"]);
         let farewell = Farewell::default();
         let routes = |app: &mut ServiceConfig| {
             app.route("/here", web::get().to(async || "here"));
         };
-        let access = AccessLog::new(&KeyRing::default());
-        let observer = Observer { request_seconds: measured.unwrap(), access };
-        let server = serve(&section, "http", observer, LONG, &farewell, routes).unwrap();
-        let handle = server.handle();
-        let serving = actix_web::rt::spawn(server);
+        let served = Served::start(HttpSection::default(), &farewell, routes);
+        let address = served.address;
         let (stay, asked) = std::sync::mpsc::sync_channel(1);
         let (leave, told) = std::sync::mpsc::sync_channel::<()>(1);
         let client = std::thread::spawn(move || {
-            let mut connection = TcpStream::connect(listen).unwrap();
+            let mut connection = TcpStream::connect(address).unwrap();
             let kept = [ask(&mut connection), ask(&mut connection)];
             stay.send(()).unwrap();
             told.recv().unwrap();
@@ -332,8 +408,7 @@ mod tests {
         assert!(closed, "the connection stayed open");
         // Nobody asks any more: it does not take as long as it may.
         said.await.unwrap();
-        handle.stop(true).await;
-        serving.await.unwrap().unwrap();
+        served.stop().await;
     }
 
     #[actix_web::test]

@@ -20,7 +20,7 @@ use utoipa::openapi::security::{
 use utoipa::openapi::{HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::problem::{Code, ProblemDetails};
+use crate::problem::{Code, PROBLEM_JSON, ProblemDetails};
 
 /// The version of the API: the `v1` of its paths.
 pub const API_VERSION: &str = "1";
@@ -169,7 +169,7 @@ impl Route {
         let required = if required { Required::True } else { Required::False };
         let body = RequestBodyBuilder::new().content("application/json", content).required(Some(required));
         self.operation = self.operation.request_body(Some(body.build()));
-        self.problems.extend([Code::InvalidRequest, Code::PayloadTooLarge]);
+        self.problems.extend([Code::InvalidRequest, Code::RequestTimeout, Code::PayloadTooLarge]);
         self
     }
 
@@ -181,7 +181,7 @@ impl Route {
         let body =
             RequestBodyBuilder::new().content("application/json", content).required(Some(Required::False));
         self.operation = self.operation.request_body(Some(body.build()));
-        self.problems.extend([Code::InvalidRequest, Code::PayloadTooLarge]);
+        self.problems.extend([Code::InvalidRequest, Code::RequestTimeout, Code::PayloadTooLarge]);
         self
     }
 
@@ -401,7 +401,7 @@ fn refusal(problem: &RefOr<Schema>, codes: &[Code]) -> ResponseBuilder {
     let schema = AllOfBuilder::new().item(problem.clone()).item(narrowed);
     let mut response = ResponseBuilder::new()
         .description(titles.join("; "))
-        .content("application/problem+json", ContentBuilder::new().schema(Some(schema)).build());
+        .content(PROBLEM_JSON, ContentBuilder::new().schema(Some(schema)).build());
     if codes.iter().all(|code| code.retry_after_s().is_some()) {
         let meaning = "seconds after which trying again makes sense";
         response = response.header("Retry-After", header(number(), meaning));

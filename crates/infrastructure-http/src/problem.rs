@@ -9,6 +9,9 @@ use actix_web::http::header::{CACHE_CONTROL, LOCATION, RETRY_AFTER};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// The content type of problems.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
 /// The codes that problems carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -17,6 +20,8 @@ pub enum Code {
     InvalidRequest,
     /// The body is larger than `http.body_bytes_max`; nothing of it was looked at.
     PayloadTooLarge,
+    /// The request took longer to arrive than `http.head_ms_max` or `http.body_ms_max`; nothing of it was looked at.
+    RequestTimeout,
     /// No token, or one that does not count.
     Unauthorized,
     /// The token does not allow this.
@@ -66,6 +71,7 @@ impl Code {
         match self {
             Self::InvalidRequest => "invalid_request",
             Self::PayloadTooLarge => "payload_too_large",
+            Self::RequestTimeout => "request_timeout",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::UnknownCoupon => "unknown_coupon",
@@ -95,6 +101,7 @@ impl Code {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::UnknownCoupon | Self::NotFound => StatusCode::NOT_FOUND,
@@ -117,6 +124,7 @@ impl Code {
         match self {
             Self::InvalidRequest => "The request is wrong",
             Self::PayloadTooLarge => "The request is too large",
+            Self::RequestTimeout => "The request did not arrive in time",
             Self::Unauthorized => "A valid token is needed",
             Self::Forbidden => "The token does not allow this",
             Self::UnknownCoupon => "No such coupon",
@@ -222,6 +230,14 @@ impl Problem {
         problem
     }
 
+    /// A body that did not arrive in time, as its reader was told.
+    #[must_use]
+    pub(crate) fn too_slow(error: &std::io::Error) -> Self {
+        let mut problem = Self::new(Code::RequestTimeout, format!("body: {error}"));
+        problem.0.field = Some("body".to_owned());
+        problem
+    }
+
     /// Names the caller's claim and where its answer is found: at the notifier of this URL, or under the name that was asked where it is empty.
     #[must_use]
     pub fn claim(mut self, claim_id: &coupon_domain::ClaimId, notifier_url: &str) -> Self {
@@ -258,8 +274,12 @@ impl Problem {
         if self.0.code == Code::Unauthorized {
             response.insert_header(("WWW-Authenticate", "Bearer"));
         }
-        let body = serde_json::to_vec(&self.0).unwrap_or_default();
-        response.content_type("application/problem+json").body(body)
+        response.content_type(PROBLEM_JSON).body(self.body())
+    }
+
+    /// The response's body.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).unwrap_or_default()
     }
 }
 
@@ -290,6 +310,7 @@ mod tests {
         for code in [
             Code::InvalidRequest,
             Code::PayloadTooLarge,
+            Code::RequestTimeout,
             Code::SoldOut,
             Code::AlreadyUsed,
             Code::Expired,

@@ -177,7 +177,7 @@ pub(crate) fn pressed(status: u16, retry_after: Option<Duration>, body: &[u8]) -
             }),
             Err(error) => Pressed::Wrong(unreadable(status, &error)),
         },
-        // The listener waited in vain for the request's head (a machine out of breath): nothing was read, nothing appended.
+        // The listener waited in vain for the request's head or body (a machine out of breath): nothing was looked at, nothing appended.
         408 => Pressed::Busy(Busy {
             code: "request_timeout".into(),
             after: retry_after.unwrap_or(RETRY_AFTER_DEFAULT),
