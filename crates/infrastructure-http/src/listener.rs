@@ -3,6 +3,7 @@
 use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ use crate::problem::{Code, Problem};
 /// Nobody has asked for so long: nobody who keeps a connection busy is left.
 const QUIET: Duration = Duration::from_millis(250);
 
+/// More threads actix-server does not take.
+const WORKERS_MAX: u16 = 512;
+
 /// Stands for the route of requests that match none.
 const NO_ROUTE: &str = "none";
 
@@ -36,7 +40,7 @@ const NO_ROUTE: &str = "none";
 pub struct HttpSection {
     /// Address and port.
     pub listen: SocketAddr,
-    /// Threads that serve requests. 0: one per core.
+    /// Threads that serve requests, at most 512. 0: one per core.
     pub workers: u16,
     /// Most connections per worker; further ones wait in the kernel.
     pub connections_per_worker_max: u32,
@@ -78,7 +82,7 @@ impl HttpSection {
     #[must_use]
     pub fn problems(&self, name: &str) -> Vec<(String, String)> {
         let ranges = [
-            ("workers", u32::from(self.workers), 0, 1_024),
+            ("workers", u32::from(self.workers), 0, WORKERS_MAX.into()),
             ("connections_per_worker_max", self.connections_per_worker_max, 1, 1_000_000),
             ("backlog_max", self.backlog_max, 16, 65_535),
             ("keep_alive_s", u32::from(self.keep_alive_s), 1, 3_600),
@@ -100,7 +104,7 @@ impl HttpSection {
     #[must_use]
     pub fn worker_count(&self) -> usize {
         match self.workers {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX.into()),
             workers => workers.into(),
         }
     }
@@ -432,10 +436,21 @@ pub(crate) mod tests {
 
     #[test]
     fn values_out_of_range_are_named() {
-        let section = HttpSection { farewell_ms_max: 60_001, backlog_max: 1, ..HttpSection::default() };
+        let section = HttpSection {
+            workers: 513,
+            backlog_max: 1,
+            connection_s_max: 0,
+            head_ms_max: 99,
+            body_ms_max: 99,
+            farewell_ms_max: 60_001,
+            ..HttpSection::default()
+        };
         let problems = section.problems("admin");
-        let keys: Vec<_> = problems.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["admin.backlog_max", "admin.farewell_ms_max"]);
-        assert_eq!(problems[1].1, "must be 0..=60000, is 60001");
+        let keys: Vec<_> = problems.iter().filter_map(|(key, _)| key.strip_prefix("admin.")).collect();
+        assert_eq!(
+            keys,
+            ["workers", "backlog_max", "connection_s_max", "head_ms_max", "body_ms_max", "farewell_ms_max"]
+        );
+        assert_eq!(problems[0].1, "must be 0..=512, is 513");
     }
 }
