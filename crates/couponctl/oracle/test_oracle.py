@@ -16,6 +16,7 @@ from typing import Any
 
 import oracle
 import rules
+import shelf
 
 GOLDEN = Path(__file__).parent / "../../coupon-domain/golden"
 OPENS_AT, CLOSES_AT = 1_767_225_600_000, 1_767_312_000_000
@@ -387,6 +388,40 @@ class ADump(OracleTest):
             elapsed = time.monotonic() - started
         # On a machine that is busy with something else; one that compared all with all would take hours.
         self.assertLess(elapsed, 120)
+
+
+class AShelf(unittest.TestCase):
+    def test_is_a_dictionary_sorted_by_its_keys(self) -> None:
+        shelves = shelf.Shelves()
+        texts = ["b", "a", "ab", "", "é", "\U0001f600", "\uffee", "\ud800", "c" * 5_000]
+        numbers = [*range(500, 0, -1), -(2**63), 2**63 - 1]
+        for keys in (texts, numbers):
+            held, neighbour = shelves.shelf(), shelves.shelf()
+            for key in keys:
+                neighbour[key] = "another's"
+                self.assertIs(held.setdefault(key, key), key)
+                held[key] = {"of": key}
+            self.assertEqual(list(held.items()), [(key, {"of": key}) for key in sorted(keys)])
+            self.assertEqual(held.setdefault(keys[0], None), {"of": keys[0]})
+            self.assertEqual(len(held), len(keys))
+            del held[keys[0]]
+            self.assertEqual((keys[0] in held, keys[1] in held, len(held)), (False, True, len(keys) - 1))
+            held.clear()
+            self.assertEqual((list(held), len(held), len(list(neighbour))), ([], 0, len(keys)))
+
+    def test_holds_nothing_under_what_is_no_key_of_it(self) -> None:
+        held = shelf.Shelves().shelf()
+        held[1] = "one"
+        for key in (2**70, 1.5, "1"):
+            self.assertNotIn(key, held)
+        for key in (None, (1, 2)):
+            with self.assertRaises(TypeError):
+                held[key] = "nothing"
+
+    def test_beside_another_shows_what_each_of_them_lacks(self) -> None:
+        pairs = shelf.side_by_side([(1, "a"), (2, "b"), (5, "c")], [(2, "B"), (3, "D")])
+        self.assertEqual(list(pairs), [(1, "a", None), (2, "b", "B"), (3, None, "D"), (5, "c", None)])
+        self.assertEqual(list(shelf.side_by_side([], [(1, "a")])), [(1, None, "a")])
 
 
 class APlantedFault(OracleTest):
