@@ -9,9 +9,9 @@ import json
 import re
 import struct
 import sys
+from array import array
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -174,9 +174,9 @@ class Coupon:
     round: int = 0
     version: int = 0
     commands: dict[str, Json] = field(default_factory=dict)  # the answers, for ever
-    finals: dict[str, Json] = field(default_factory=dict)  # the final answer to each claim's mac, by rank
-    held: dict[str, list[Json]] = field(default_factory=lambda: defaultdict(list))  # the grants of each user
-    grants: list[int] = field(default_factory=list)  # the claims offset of each issue number
+    finals: MutableMapping[str, Json] = field(default_factory=dict)  # the final answer to each claim's mac
+    held: MutableMapping[str, list[Json]] = field(default_factory=dict)  # the grants of each user
+    grants: "array[int]" = field(default_factory=lambda: array("q"))  # the claims offset of each issue number
     changes: list[tuple[int, Json]] = field(default_factory=list)  # the claims offset and state of each new command
 
     @property
@@ -221,14 +221,14 @@ class Coupon:
         answer: Json = {"code": code, "final": False, "decided_offset": src}
         if code in ("not_open", "paused") or self.status == "retired":
             return answer
-        self.finals[mac] = answer
-        answer |= {"final": True, "rank": len(self.finals)}
+        answer |= {"final": True, "rank": len(self.finals) + 1}
         if winner is not None:
             answer["granted_claim_id"] = winner
         if code == "granted":
             self.grants.append(src)
-            self.held[claim["user_id"]].append(claim)
-            answer |= {"issue_no": len(self.grants), "user_nth": len(self.held[claim["user_id"]])}
+            self.held[claim["user_id"]] = held = [*self.held.get(claim["user_id"], []), claim]
+            answer |= {"issue_no": len(self.grants), "user_nth": len(held)}
+        self.finals[mac] = answer
         return answer
 
     def judge_command(self, command: Json, now: int) -> tuple[str, str | None]:
@@ -284,12 +284,23 @@ class Coupon:
             last_command = {"command_id": command_id, "code": code}
             self.changes.append((src, state | {"version": self.version, "last_command": last_command}))
             if self.status == "retired":
-                self.finals, self.held = {}, {}
+                self.finals.clear()
+                self.held.clear()
         return self.commands[command_id] | {"state": self.state(src + 1)}
 
 
-def fold(partition: int, coupons: dict[str, Coupon], src: int, dated: int | None, value: bytes | None) -> Json:
-    """The outcome of a record, as its JSON reads but for the chain. One that the broker did not date is answered as of 1970, and cannot be read."""
+def fold(
+    partition: int,
+    coupons: dict[str, Coupon],
+    src: int,
+    dated: int | None,
+    value: bytes | None,
+    memory: Callable[[], MutableMapping[str, Any]] = dict,
+) -> Json:
+    """The outcome of a record, as its JSON reads but for the chain. One that the broker did not date is answered as of 1970, and cannot be read.
+
+    A coupon remembers its claims and users in what `memory` makes.
+    """
     now = dated or 0
     outcome: Json = {"v": 1, "rules": 1, "src_offset": src, "appended_at": now, "decided_offset": src}
     try:
@@ -307,7 +318,8 @@ def fold(partition: int, coupons: dict[str, Coupon], src: int, dated: int | None
     outcome |= {name: record[name] for name in ("coupon_id", *repeated) if name in record}
     coupon_id = record["coupon_id"]
     if coupon_id not in coupons and record.get("kind") == "publish":
-        coupons[coupon_id] = Coupon(coupon_id, record["definition"], record["definition"]["quantity"])
+        definition = record["definition"]
+        coupons[coupon_id] = Coupon(coupon_id, definition, definition["quantity"], finals=memory(), held=memory())
     coupon = coupons.get(coupon_id)
     if coupon is None:
         unknown = {"code": "unknown_coupon", "final": False}
