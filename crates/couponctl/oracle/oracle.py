@@ -8,15 +8,17 @@ how it is decided, dump.py what a dump is.
 import argparse
 import json
 import re
+import sqlite3
 import sys
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dump import Dump, Record, Row, Unusable, milliseconds
+from dump import Dump, Part, Row, Unusable, milliseconds
 from rules import (
     CLAIM_CODES,
     COMMAND_CODES,
@@ -32,6 +34,7 @@ from rules import (
     genesis,
     link,
 )
+from shelf import Shelf, Shelves, side_by_side
 
 PROMISES = ("NO-OVERSELL", "ONE-EACH", "FIRST-COME", "ONE-OUTCOME", "DURABLE-ACK", "AGREE")
 LEDGER = ("granted", "rejected", "deferred", "undecided", "dead_lettered")
@@ -52,10 +55,10 @@ class Line:
 
     partition: int
     start: int  # where the claims log begins
-    records: list[Record]
+    records: Part
     coupons: dict[str, Coupon] = field(default_factory=dict)
-    wanted: dict[int, Json] = field(default_factory=dict)
-    found: dict[int, Json] = field(default_factory=dict)  # the first copies
+    wanted: MutableMapping[int, Json] = field(default_factory=dict)
+    found: MutableMapping[int, bytes] = field(default_factory=dict)  # the first copies, as they stand in the log
     found_from: int = 0  # where the outcomes begin that are still there
     decided: int = 0  # the first offset without an outcome
 
@@ -68,15 +71,25 @@ class Line:
     def proven_from(self) -> int:
         return 0 if self.is_whole else self.found_from
 
-    def truths(self, next_src: int) -> dict[int, Json]:
-        truth = self.wanted if self.is_whole else self.found
-        return {src: outcome for src, outcome in truth.items() if self.proven_from <= src < next_src}
+    def answer(self, src: int) -> Json | None:
+        """What the record was answered first."""
+        copy = self.found.get(src)
+        return None if copy is None else json.loads(copy)
+
+    def truth(self, src: int) -> Json | None:
+        return self.wanted.get(src) if self.is_whole else self.answer(src)
+
+    def truths(self, next_src: int) -> Iterator[tuple[int, Json]]:
+        for src, outcome in (self.wanted if self.is_whole else self.found).items():
+            if self.proven_from <= src < next_src:
+                yield src, outcome if self.is_whole else json.loads(outcome)
 
     def link(self, next_src: int) -> str | None:
         """The chain behind the outcomes below `next_src`, if the last of them is still there."""
         if next_src == 0:
             return genesis(self.partition)
-        return str(self.found[next_src - 1]["chain"]) if next_src - 1 in self.found else None
+        last = self.answer(next_src - 1)
+        return None if last is None else str(last["chain"])
 
 
 def is_new(outcome: Json) -> bool:
@@ -117,6 +130,25 @@ def as_uuid(spelled: str) -> str:
     return str(uuid.UUID(re.split("[-.]", spelled)[-1]))
 
 
+@dataclass
+class IssuedRows:
+    """What there is to know of the rows of one coupon in issued_coupons."""
+
+    numbers: Shelf
+    held: Shelf  # how many each user holds
+    count: int = 0
+    most_held: int = 0
+
+    def add(self, row: Row) -> None:
+        self.count += 1
+        self.numbers[str(int(row["issue_no"]))] = None
+        self.held[row["user_id"]] = held = self.held.get(row["user_id"], 0) + 1
+        self.most_held = max(self.most_held, held)
+
+    def are_numbered_in_turn(self) -> bool:
+        return len(self.numbers) == self.count and all(str(n) in self.numbers for n in range(1, self.count + 1))
+
+
 class Audit:
     """What a dump breaks: promise, place and finding of each violation."""
 
@@ -125,12 +157,17 @@ class Audit:
         self.violations: list[tuple[str, str, str]] = []
         self.notes: list[str] = []
         self.compared: Counter[str] = Counter()
-        self.lines = {partition: Line(partition, start, log) for partition, (start, log) in sorted(dump.claims.items())}
-        self.letters: dict[tuple[bytes | None, bytes | None], Record] = {}
+        self.shelf = Shelves().shelf  # what there is of each claim is in there
+        self.lines = {
+            partition: Line(partition, start, log, wanted=self.shelf(), found=self.shelf())
+            for partition, (start, log) in sorted(dump.claims.items())
+        }
+        self.letters = self.shelf()  # key and bytes of each copy in the DLQ, by partition and offset of its origin
         for record in dump.topics["dlq"]:
             resolves = "resolution" in record.headers  # says what was done about a letter
             if record.headers.get("origin_topic") == dump.claims_topic.encode() and not resolves:
-                self.letters[record.headers.get("origin_partition"), record.headers.get("origin_offset")] = record
+                origin = (record.headers.get(name) or b"" for name in ("origin_partition", "origin_offset"))
+                self.letters[b" ".join(origin).decode(errors="surrogateescape")] = (record.key, record.value)
         for line in self.lines.values():
             self.recompute(line)
             self.compare_outcomes(line)
@@ -161,7 +198,7 @@ class Audit:
         for record in line.records:
             src, now = record.offset, record.timestamp_ms
             try:
-                line.wanted[src] = fold(line.partition, line.coupons, src, now, record.value)
+                line.wanted[src] = fold(line.partition, line.coupons, src, now, record.value, self.shelf)
             except NewerVersion as newer:
                 self.notes.append(f"partition {line.partition}: halts at {src}, {newer} is newer than these rules")
                 break
@@ -170,21 +207,22 @@ class Audit:
     def compare_outcomes(self, line: Line) -> None:
         start, records = self.dump.outcomes.get(line.partition, (0, []))
         next_src: int | None = 0 if start == 0 else None
-        copies: dict[int, bytes | None] = {}
+        newest: tuple[int | None, str] = (None, "")  # the outcome before this one, most often: its place and its link
         for record in records:
             place = f"partition {line.partition}, outcomes offset {record.offset}"
             try:
                 outcome = json.loads(record.value or b"")
                 src, chain = outcome["src_offset"], outcome["chain"]
-                previous = line.link(src)
+                previous = newest[1] if src - 1 == newest[0] else line.link(src)
                 follows = link(previous or chain, outcome) == chain or previous is None
             except MALFORMED as error:
                 self.broken("ONE-OUTCOME", place, f"is no outcome: {error!r}")
                 continue
             place = f"partition {line.partition}, claims offset {src}"
-            if src in copies:
+            first = line.found.setdefault(src, record.value)
+            if first is not record.value:
                 self.compared["later copies"] += 1
-                if copies[src] != record.value:
+                if first != record.value:
                     self.broken("ONE-OUTCOME", place, f"its copy at outcomes offset {record.offset} is another answer")
                 continue
             if next_src is None:
@@ -193,7 +231,7 @@ class Audit:
                 self.broken("ONE-OUTCOME", place, f"the outcomes of {next_src} to {src - 1} are missing before it")
             if not follows:
                 self.broken("AGREE", place, f"its chain {chain} does not follow from {previous}")
-            copies[src], line.found[src], next_src = record.value, outcome, max(next_src, src + 1)
+            newest, next_src = (src, str(chain)), max(next_src, src + 1)
             self.compare_outcome(line, place, outcome, line.wanted.get(src))
         self.compared["outcomes"] += len(line.found)
         if next_src is None:  # retention took them all: only PostgreSQL knows how far they went
@@ -223,42 +261,47 @@ class Audit:
 
     def count_grants(self, line: Line) -> None:
         """What must hold of the answers whatever the fold says."""
-        finals: dict[str, Json] = {}
-        grants: Counter[tuple[str, ...]] = Counter()
-        for src, outcome in sorted(line.found.items()):
+        finals, held, grants = self.shelf(), self.shelf(), Counter[str]()
+        for src, copy in line.found.items():
+            outcome = json.loads(copy)
             if outcome["code"] not in CLAIM_CODES or not outcome["final"]:
                 continue
             place, claim_id = f"partition {line.partition}, claims offset {src}", outcome["claim_id"]
-            changed = differing(outcome, finals.setdefault(claim_id, outcome), ANSWER_FIELDS)
+            first = finals.setdefault(claim_id, {name: outcome.get(name) for name in ANSWER_FIELDS})
+            changed = differing(outcome, first, ANSWER_FIELDS)
             if changed:
                 self.broken("ONE-OUTCOME", place, f"{claim_id} already had another final outcome: {changed}")
             coupon = line.coupons.get(claim_id.partition(".")[0])
             if outcome["code"] == "granted" and is_new(outcome) and coupon is not None and line.is_whole:
-                whole, holder = (coupon.coupon_id,), (coupon.coupon_id, outcome["user_id"])
-                grants.update([whole, holder])
+                whole, holder = coupon.coupon_id, f"{coupon.coupon_id} {outcome['user_id']}"
+                grants[whole] += 1
+                holds = held[holder] = held.get(holder, 0) + 1
                 self.compared["grants"] += 1
                 quantity = (coupon.state(src) or {"quantity": 0})["quantity"]
                 if grants[whole] > quantity:
                     self.broken("NO-OVERSELL", place, f"{claim_id} is grant {grants[whole]} of {quantity}")
                 limit = coupon.definition["per_user_limit"]
-                if grants[holder] > limit:
-                    self.broken("ONE-EACH", place, f"{claim_id} is grant {grants[holder]} of {limit} for this user")
+                if holds > limit:
+                    self.broken("ONE-EACH", place, f"{claim_id} is grant {holds} of {limit} for this user")
+        finals.clear()
+        held.clear()
 
-    def letter(self, partition: int, src: int) -> Record | None:
-        return self.letters.get((str(partition).encode(), str(src).encode()))
+    def letter(self, partition: int, src: int) -> tuple[bytes | None, bytes | None] | None:
+        """Key and bytes of a record's copy in the DLQ."""
+        return self.letters.get(f"{partition} {src}")
 
     def compare_dead_letters(self, line: Line) -> None:
         """What cannot be read is parked: its bytes stand in the DLQ before its outcome says so."""
-        for src, wanted in line.wanted.items():
+        for origin, (src, wanted) in zip(line.records, line.wanted.items(), strict=False):  # none behind a halt
             place, letter = f"partition {line.partition}, claims offset {src}", self.letter(line.partition, src)
             if wanted["code"] != "invalid":
                 if letter is not None:
                     self.broken("AGREE", place, "has a copy in the DLQ, but can be read")
             elif letter is not None:
-                origin = line.records[src - line.start]
                 kept = None if origin.value is None else origin.value[:DEAD_LETTER_BYTES_MAX]
                 self.compared["dead letters"] += 1
-                if (letter.value, letter.key or b"") != (kept, (origin.key or b"")[:DEAD_LETTER_KEY_BYTES_MAX]):
+                key, value = letter
+                if (value, key or b"") != (kept, (origin.key or b"")[:DEAD_LETTER_KEY_BYTES_MAX]):
                     self.broken("ONE-OUTCOME", place, "its copy in the DLQ has other bytes")
             elif src < line.decided:
                 self.broken("ONE-OUTCOME", place, "is invalid, but has no copy in the DLQ")
@@ -297,57 +340,68 @@ class Audit:
         if next_src != line.decided:
             finding = f"PostgreSQL reflects {next_src}, the outcomes log {line.decided}"
             (self.broken if next_src > line.decided else self.late)("AGREE", f"partition {partition}", finding)
-        truths = line.truths(next_src)
-        answers = {src: claim_row(outcome) for src, outcome in truths.items() if is_answer(outcome)}
-        commands = {
-            src: outcome
-            for src, outcome in truths.items()
-            if outcome["code"] in COMMAND_CODES and is_new(outcome) and outcome.get("state")  # the coupon is known
-        }
+        commands, parked, issued = self.shelf(), self.shelf(), self.shelf()
+        for src, outcome in line.truths(next_src):
+            if outcome["code"] in COMMAND_CODES and is_new(outcome) and outcome.get("state"):  # the coupon is known
+                commands[src] = outcome
+            if outcome["code"] == "invalid" and outcome.get("claim_id"):
+                parked[src] = parked_row(outcome)
+            if outcome["code"] == "granted" and is_answer(outcome):
+                issued[outcome["claim_id"]] = issued_row(line, outcome)
+        for row in self.rows_before(line):  # what the claims table alone still knows
+            if row["code"] == "granted":
+                outcome = row | {"appended_at": milliseconds(row["appended_at"])}
+                issued[outcome["claim_id"]] = issued_row(line, outcome)
+        answers = ((src, claim_row(outcome)) for src, outcome in line.truths(next_src) if is_answer(outcome))
         self.compare_rows(line, "claims", "src_offset", answers)
-        self.compare_rows(line, "commands", "src_offset", {src: command_row(o) for src, o in commands.items()})
-        self.compare_rows(line, "audit_events", "src_offset", {src: audit_row(o) for src, o in commands.items()})
-        parked = {src: parked_row(o) for src, o in truths.items() if o["code"] == "invalid" and o.get("claim_id")}
-        self.compare_rows(line, "parked_claims", "src_offset", parked)
-        granted = [truths[src] for src, row in answers.items() if row["code"] == "granted"]
-        granted += [  # what the claims table alone still knows
-            row | {"appended_at": milliseconds(row["appended_at"])}
-            for row in self.dump.tables["claims"][partition]
-            if row["code"] == "granted" and int(row["src_offset"]) < line.proven_from
-        ]
-        self.compare_rows(line, "issued_coupons", "claim_id", {o["claim_id"]: issued_row(line, o) for o in granted})
+        self.compare_rows(line, "commands", "src_offset", ((src, command_row(o)) for src, o in commands.items()))
+        self.compare_rows(line, "audit_events", "src_offset", ((src, audit_row(o)) for src, o in commands.items()))
+        self.compare_rows(line, "parked_claims", "src_offset", parked.items())
+        self.compare_rows(line, "issued_coupons", "claim_id", issued.items())
+        issued.clear()
         if line.is_whole:
             rows = (coupon_row(line, coupon, next_src) for coupon in line.coupons.values() if coupon.state(next_src))
-            self.compare_rows(line, "coupons", "coupon_id", {row["coupon_id"]: row for row in rows})
-        if next_src - 1 in truths:
-            last = truths[next_src - 1]
+            self.compare_rows(line, "coupons", "coupon_id", sorted({row["coupon_id"]: row for row in rows}.items()))
+        last = line.truth(next_src - 1) if next_src > line.proven_from else None
+        if last is not None:
             progress = {"last_record_id": last.get("claim_id") or last.get("command_id")}
             progress["last_appended_at"] = last["appended_at"]
             if next_src - 1 in line.found:
                 progress["chain"] = f"\\x{line.link(next_src)}"
-            self.compare_rows(line, "partition_progress", "partition", {partition: progress})
+            self.compare_rows(line, "partition_progress", "partition", [(partition, progress)])
 
-    def compare_rows(self, line: Line, table: str, key: str, wanted: dict[Any, Json]) -> None:
-        rows: dict[Any, Row] = {}
+    def rows_before(self, line: Line) -> Iterator[Row]:
+        """The claims table's rows of what the logs do not prove any more."""
+        rows = self.dump.tables["claims"][line.partition] if line.proven_from > 0 else ()
+        return (row for row in rows if int(row["src_offset"]) < line.proven_from)
+
+    def compare_rows(self, line: Line, table: str, key: str, wanted: Iterable[tuple[Any, Json]]) -> None:
+        """A table's rows with those that are wanted, which are sorted by key."""
+        rows = self.shelf()
         for row in self.dump.tables[table][line.partition]:
             if key != "src_offset" or int(row[key]) >= line.proven_from:
                 rows[row[key] if key.endswith("_id") else int(row[key])] = row
         self.compared[f"rows of {table}"] += len(rows)
         deleted = self.deleted(line.partition, table)
-        for missing in sorted(wanted.keys() - rows.keys()):
-            coupon_id = coupon_of(wanted[missing])
-            if deleted[coupon_id] > 0:
-                deleted[coupon_id] -= 1
-                continue
-            self.broken("AGREE", f"table {table}, {key} {missing}", "is not there, though below the watermark")
-        for extra in sorted(rows.keys() - wanted.keys()):
-            promise = "FIRST-COME" if table == "issued_coupons" else "AGREE"
-            self.broken(promise, f"table {table}, {key} {extra}", "is there, but nothing below the watermark made it")
-        for same in sorted(wanted.keys() & rows.keys()):
-            row, cells = rows[same], wanted[same]
-            wrong = {name: row[name] for name in cells if not is_cell(name, row[name], cells[name])}
-            if wrong:
-                self.broken("AGREE", f"table {table}, {key} {same}", differing(wrong, cells, wrong))
+        missing, extra, changed = [], [], []
+        for identity, cells, row in side_by_side(wanted, rows.items()):
+            place = f"table {table}, {key} {identity}"
+            if cells is None:
+                promise = "FIRST-COME" if table == "issued_coupons" else "AGREE"
+                extra.append((promise, place, "is there, but nothing below the watermark made it"))
+            elif row is None:
+                coupon_id = coupon_of(cells)
+                if deleted[coupon_id] > 0:
+                    deleted[coupon_id] -= 1
+                    continue
+                missing.append(("AGREE", place, "is not there, though below the watermark"))
+            else:
+                wrong = {name: row[name] for name in cells if not is_cell(name, row[name], cells[name])}
+                if wrong:
+                    changed.append(("AGREE", place, differing(wrong, cells, wrong)))
+        for violation in (*missing, *extra, *changed):
+            self.broken(*violation)
+        rows.clear()
 
     def deleted(self, partition: int, table: str) -> Counter[str]:
         """How many rows of each coupon retention has deleted from a table."""
@@ -357,20 +411,21 @@ class Audit:
 
     def count_coupons(self, partition: int) -> None:
         """What must hold of the issued coupons whatever the log says."""
-        issued: dict[str, list[Row]] = defaultdict(list)
+        issued: dict[str, IssuedRows] = defaultdict(lambda: IssuedRows(numbers=self.shelf(), held=self.shelf()))
         for row in self.dump.tables["issued_coupons"][partition]:
-            issued[as_uuid(row["coupon_id"])].append(row)
+            issued[as_uuid(row["coupon_id"])].add(row)
+        none = IssuedRows(numbers=self.shelf(), held=self.shelf())
+        deleted_of = self.deleted(partition, "issued_coupons")
         for coupon in self.dump.tables["coupons"][partition]:
-            rows, place = issued.pop(coupon["coupon_id"], []), f"table coupons, coupon_id {coupon['coupon_id']}"
-            if max(len(rows), int(coupon["issued"])) > int(coupon["quantity"]):
-                self.broken("NO-OVERSELL", place, f"{len(rows)} of {coupon['quantity']} are issued")
-            deleted = self.deleted(partition, "issued_coupons")[coupon["coupon_id"]]
-            if len(rows) + deleted != int(coupon["issued"]):
-                self.broken("AGREE", place, f"issued is {coupon['issued']}, and {len(rows)} coupons are issued")
-            if not deleted and sorted(int(row["issue_no"]) for row in rows) != list(range(1, len(rows) + 1)):
-                self.broken("FIRST-COME", place, f"the issue numbers are not 1..{len(rows)}")
-            limit = int(coupon["per_user_limit"])
-            most = max(Counter(row["user_id"] for row in rows).values(), default=0)
+            rows, place = issued.pop(coupon["coupon_id"], none), f"table coupons, coupon_id {coupon['coupon_id']}"
+            if max(rows.count, int(coupon["issued"])) > int(coupon["quantity"]):
+                self.broken("NO-OVERSELL", place, f"{rows.count} of {coupon['quantity']} are issued")
+            deleted = deleted_of[coupon["coupon_id"]]
+            if rows.count + deleted != int(coupon["issued"]):
+                self.broken("AGREE", place, f"issued is {coupon['issued']}, and {rows.count} coupons are issued")
+            if not deleted and not rows.are_numbered_in_turn():
+                self.broken("FIRST-COME", place, f"the issue numbers are not 1..{rows.count}")
+            limit, most = int(coupon["per_user_limit"]), rows.most_held
             if most > limit:
                 self.broken("ONE-EACH", place, f"one user holds {most} of {limit}")
         for coupon_id in issued:
@@ -380,9 +435,9 @@ class Audit:
 
     def compare_view(self) -> None:
         pattern = re.compile(rf".*coupon:\{{({COUPON_ID})\}}(?::[0-9]+)?", re.DOTALL)
-        finals: dict[str, set[str]] = defaultdict(set)  # the macs of each coupon's claims
+        finals: dict[str, Shelf] = defaultdict(self.shelf)  # the macs of each coupon's claims
         views: dict[str, dict[str, str]] = {}
-        for item in self.dump.redis or []:
+        for item in self.dump.view():
             key = pattern.fullmatch(item["key"])
             if key is None:
                 continue
@@ -397,7 +452,7 @@ class Audit:
                 wrong = "its partition does not exist" if line is None else wrong_answer(line, answer)
                 self.compared["answers in Redis"] += 1
                 if answer and answer["final"]:
-                    finals[key[1]].add(mac)
+                    finals[key[1]][mac] = True
                 if wrong:
                     self.broken("AGREE", f"{item['key']}, {mac}", wrong)
         if self.quiet and self.dump.redis is not None:
@@ -405,59 +460,62 @@ class Audit:
                 for coupon in line.coupons.values() if line.is_whole else ():
                     self.compare_whole_view(line, coupon, views.get(coupon.coupon_id), finals[coupon.coupon_id])
 
-    def compare_whole_view(self, line: Line, coupon: Coupon, view: dict[str, str] | None, finals: set[str]) -> None:
+    def compare_whole_view(self, line: Line, coupon: Coupon, view: dict[str, str] | None, finals: Shelf) -> None:
         expired = view is None and self.dump.taken_at >= coupon.definition["closes_at"]
         if coupon.status == "retired" or expired:
             return
         wanted = {"watermark": str(line.decided), "remaining": str(coupon.remaining)}
         wanted |= {"status": coupon.status, "round": str(coupon.round)}
         wrong = differing(view or {}, wanted, wanted)
-        missing = coupon.finals.keys() - finals
+        both = side_by_side(coupon.finals.items(), finals.items())
+        missing = (mac for mac, wanted, found in both if wanted and not found)
+        first = next(missing, None)
         self.compared["whole views"] += 1
-        if wrong or missing:
-            lacking = f"{len(missing)} final answers are missing, such as {min(missing)}" if missing else ""
+        if wrong or first:
+            lacking = f"{1 + sum(1 for _ in missing)} final answers are missing, such as {first}" if first else ""
             self.broken("AGREE", f"the view of {coupon.coupon_id}", " · ".join(filter(None, [wrong, lacking])))
 
     # ---- The ledger
 
     def count_ledger(self) -> Json:
         """Each distinct claim of the claims log by its final answer, else by its latest."""
-        latest: dict[str, tuple[bool, str]] = {}  # final or not, and what the ledger calls it
-        accepted: set[str] = set()
-        waiting: set[str] = set()
-
-        def settle(claim_id: str, final: bool, state: str) -> None:
-            if not latest.get(claim_id, (False,))[0]:
-                latest[claim_id] = (final, state)
-
+        claims = self.shelf()  # of each: is it in the log, is a record of it undecided, has it a final answer, which
+        unknown = (False, False, False, None)
         for line in self.lines.values():
-            for row in self.dump.tables["claims"][line.partition]:
-                if int(row["src_offset"]) < line.proven_from:
-                    settle(row["claim_id"], row["final"] == "t", ledger_state(row["code"]))
-            for src, wanted in line.wanted.items():
-                claim_id = wanted.get("claim_id")
+            for row in self.rows_before(line):
+                is_accepted, waits, is_final, state = claims.get(row["claim_id"], unknown)
+                if not is_final:
+                    is_final, state = row["final"] == "t", ledger_state(row["code"])
+                claims[row["claim_id"]] = (is_accepted, waits, is_final, state)
+            for src, wanted, copy in side_by_side(line.wanted.items(), line.found.items()):
+                claim_id = wanted and wanted.get("claim_id")
                 if claim_id is None:
                     continue
-                accepted.add(claim_id)
-                answer = line.found.get(src) or (wanted if line.is_whole and src < line.found_from else None)
+                _, waits, is_final, state = claims.get(claim_id, unknown)
+                answer = json.loads(copy) if copy else wanted if line.is_whole and src < line.found_from else None
                 if answer is None:
-                    waiting.update([claim_id] if src >= line.decided else [])
-                elif answer["code"] != "invalid" or self.letter(line.partition, src):
-                    settle(claim_id, bool(answer.get("final")), ledger_state(answer["code"]))
-            behind = (named(record.value) for record in line.records[len(line.wanted) :])
-            behind_a_halt = {claim_id for claim_id in behind if claim_id is not None}
-            accepted |= behind_a_halt
-            waiting |= behind_a_halt
-        states = {claim_id: state for claim_id, (_, state) in latest.items() if claim_id in accepted}
-        states |= dict.fromkeys(waiting - latest.keys(), "undecided")
-        lost = len(accepted) - len(states)
-        if lost:
-            self.broken("ONE-OUTCOME", "ledger", f"{lost} accepted claims have no answer, and are not in the DLQ")
-        by_coupon: dict[str, list[str]] = defaultdict(list)
-        for claim_id in accepted:
-            by_coupon[claim_id.partition(".")[0]].append(claim_id)
-        self.ledger_of = {coupon_id: add_up(claims, states) for coupon_id, claims in by_coupon.items()}
-        return add_up(accepted, states)
+                    waits = waits or src >= line.decided
+                elif not is_final and (answer["code"] != "invalid" or self.letter(line.partition, src)):
+                    is_final, state = bool(answer.get("final")), ledger_state(answer["code"])
+                claims[claim_id] = (True, waits, is_final, state)
+            if len(line.wanted) < len(line.records):
+                for record in islice(line.records, len(line.wanted), None):  # what is behind a halt
+                    claim_id = named(record.value)
+                    if claim_id is not None:
+                        _, _, is_final, state = claims.get(claim_id, unknown)
+                        claims[claim_id] = (True, True, is_final, state)
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for claim_id, (is_accepted, waits, _, state) in claims.items():
+            if is_accepted:
+                of_coupon = counts[claim_id.partition(".")[0]]
+                of_coupon["accepted"] += 1
+                of_coupon[state or ("undecided" if waits else "lost")] += 1
+        total = sum(counts.values(), Counter())
+        if total["lost"]:
+            lost = f"{total['lost']} accepted claims have no answer, and are not in the DLQ"
+            self.broken("ONE-OUTCOME", "ledger", lost)
+        self.ledger_of = {coupon_id: ledger(of_coupon) for coupon_id, of_coupon in counts.items()}
+        return ledger(total)
 
     def expect_accepted(self, low: int, high: int) -> None:
         accepted = self.ledger["accepted"]
@@ -507,7 +565,7 @@ def wrong_answer(line: Line, answer: Json | None) -> str:
     if answer is None:
         return "is no answer"
     src = answer["decided_offset"]
-    truth = (line.wanted if line.is_whole else line.found).get(src, {})
+    truth = line.truth(src) or {}
     if src < line.proven_from:
         return ""
     if src >= line.decided or not is_answer(truth):
@@ -527,10 +585,8 @@ def named(value: bytes | None) -> str | None:
         return None
 
 
-def add_up(accepted: Iterable[str], states: dict[str, str]) -> Json:
-    claims = list(accepted)
-    counts = Counter(states[claim_id] for claim_id in claims if claim_id in states)
-    return {"accepted": len(claims)} | {state: counts[state] for state in LEDGER}
+def ledger(counts: Counter[str]) -> Json:
+    return {name: counts[name] for name in ("accepted", *LEDGER)}
 
 
 def ledger_state(code: str) -> str:
@@ -625,7 +681,7 @@ def print_report(found: Json, coupons: Iterable[str]) -> None:
     print("compared:", ", ".join(f"{count} {what}" for what, count in found["compared"].items()))
     print_ledger("ledger", found["ledger"])
     for coupon_id in coupons:
-        print_ledger(coupon_id, found["coupons"].get(coupon_id, add_up([], {})))
+        print_ledger(coupon_id, found["coupons"].get(coupon_id, ledger(Counter())))
     broken = ", ".join(f"{promise} {count}" for promise, count in found["promises"].items() if count)
     print(f"oracle: {len(found['violations'])} violations: {broken}" if broken else "oracle: every promise holds")
 
@@ -645,7 +701,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         audit = Audit(Dump(options.dump), options.quiet)
-    except (Unusable, *MALFORMED) as error:
+    except (Unusable, OSError, OverflowError, sqlite3.Error, *MALFORMED) as error:
         print(f"oracle: the dump cannot be used: {error!r}", file=sys.stderr)
         return 2
     if options.expect_accepted is not None:
