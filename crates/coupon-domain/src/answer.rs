@@ -16,7 +16,7 @@ pub struct ClaimAnswer {
     pub claim_id: ClaimId,
     /// The answer.
     pub code: ClaimCode,
-    /// True where there will be no other.
+    /// True where it is remembered, and there will be no other.
     #[serde(rename = "final")]
     pub is_final: bool,
     /// Where it was given: the claims offset.

@@ -10,7 +10,8 @@ pub enum ClaimCode {
     Granted,
     /// Nothing was left.
     SoldOut,
-    /// The user already holds what the limit allows, or this slot was granted in another round.
+    /// The user already holds what the limit allows, or this slot was granted in another round. By rules 2 it is remembered and written nowhere, and
+    /// given again to whoever asks again.
     AlreadyIssued,
     /// Too late. Final, unless the coupon is retired.
     Closed,
@@ -132,7 +133,7 @@ pub enum Refusal {
     Closed,
     /// The coupon is retired.
     Retired,
-    /// Rescheduling is for coupons that have not opened yet.
+    /// The coupon has opened: its opening stays, and by rules 1 its end does, too.
     AlreadyOpen,
     /// Fewer than are already granted, or none at all.
     BelowIssued,

@@ -16,9 +16,17 @@ use crate::timestamp::Timestamp;
 
 /// The newest rule set that this release folds by. A publish command names the rules of its coupon for life; a rule
 /// changes only under a new number, and the code keeps every number that a live coupon or a retained log uses.
-pub const RULES_NEWEST: u16 = 1;
+pub const RULES_NEWEST: u16 = 2;
 /// The rules of records that belong to no known coupon. Never raised, so that old logs replay alike.
 pub const RULES_WITHOUT_COUPON: u16 = 1;
+/// The first rules by which a refusal that follows from the user's grants is not remembered, and by which the end of an open window may move.
+const RULES_OF_A_BOUNDED_USER: u16 = 2;
+
+/// The same as [`Definition::forgets_already_issued`], where the number is all there is.
+#[must_use]
+pub fn rules_forget_already_issued(rules: u16) -> bool {
+    rules >= RULES_OF_A_BOUNDED_USER
+}
 
 /// When claims are eligible: from `opens_at` (inclusive) to `closes_at` (exclusive), by the broker's append time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +152,19 @@ impl Definition {
     #[must_use]
     pub fn rules(&self) -> u16 {
         self.rules
+    }
+
+    /// True where a refusal that follows from what the user holds is given anew each time and remembered nowhere: however many keys a user tries, the
+    /// ledger, the tables and the view do not grow. It comes before the window and the pause, so that it never changes.
+    #[must_use]
+    pub fn forgets_already_issued(&self) -> bool {
+        rules_forget_already_issued(self.rules)
+    }
+
+    /// True where the end of the window may move while the coupon is open.
+    #[must_use]
+    pub fn end_moves_while_open(&self) -> bool {
+        self.rules >= RULES_OF_A_BOUNDED_USER
     }
 
     /// The key behind the coupon's claim ids and codes.

@@ -282,7 +282,7 @@ struct Moment {
 }
 
 impl<S: BuildHasher + Clone> CouponEntry<S> {
-    /// The rules of claims, number 1, in their order. The claim's own round is part of its identity only: a claim of an older
+    /// The rules of claims, in their order. The claim's own round is part of its identity only: a claim of an older
     /// round that arrives after a restock is as eligible as any.
     fn decide(&mut self, moment: Moment, claim: Claim) -> (Offset, ClaimOutcome) {
         if let Some((rank, settled)) = self.claims.find(&claim.claim_id) {
@@ -292,6 +292,13 @@ impl<S: BuildHasher + Clone> CouponEntry<S> {
         let not_decided = |code| (moment.src_offset, code);
         let (offset, deferral) = if self.state.status == CouponStatus::Retired {
             not_decided(ClaimCode::Closed)
+        } else if self.state.definition.forgets_already_issued()
+            && let Some(winner) = self.winner_in_the_way(&claim)
+        {
+            let granted_claim_id =
+                self.claims.granted(winner).map(|winner| winner.claim_id(self.state.coupon_id));
+            let refusal = ClaimOutcome { granted_claim_id, ..not_final(claim, ClaimCode::AlreadyIssued) };
+            return (moment.src_offset, refusal);
         } else if moment.appended_at < window.opens_at() {
             not_decided(ClaimCode::NotOpen)
         } else if self.state.is_closed_at(moment.appended_at) {

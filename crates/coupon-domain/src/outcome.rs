@@ -54,7 +54,7 @@ pub struct ClaimOutcome {
     pub user_id: UserId,
     /// The answer.
     pub code: ClaimCode,
-    /// True where this claim will never get another answer.
+    /// True where the answer is remembered: this claim will never get another.
     pub is_final: bool,
     /// Granted: the number of the issued coupon, from 1.
     pub issue_no: Option<u32>,

@@ -98,7 +98,7 @@ def is_new(outcome: Json) -> bool:
 
 def is_answer(outcome: Json) -> bool:
     """A new answer to a claim that is remembered: none of an unknown or a retired coupon."""
-    forgotten = outcome.get("code") in ("unknown_coupon", "closed") and not outcome.get("final")
+    forgotten = outcome.get("code") in ("unknown_coupon", "closed", "already_issued") and not outcome.get("final")
     return outcome.get("code") in CLAIM_CODES and not forgotten and is_new(outcome)
 
 
@@ -315,12 +315,14 @@ class Audit:
                     continue
                 try:
                     said = json.loads(record.value)
-                    next_src = said["next_src"] if name == "persisted" else said["decided_offset"] + 1
+                    next_src = said["next_src"] if name == "persisted" else said.get("decided_offset", -1) + 1
                     if next_src > line.decided:
                         wrong = f"reflects {next_src}, the outcomes log {line.decided}"
                     elif name == "persisted":
                         is_link = line.link(next_src) in (None, said["chain"])
                         wrong = "" if is_link else "its chain is not the log's"
+                    elif "partition" in said:
+                        wrong = "" if said["partition"] == record.partition else "is of another partition"
                     elif line.is_whole:
                         wanted = line.coupons[said["coupon_id"]].state(next_src) or {}
                         wrong = differing(said, wanted, sorted({*said, *wanted} - {"v", "decided_offset"}))

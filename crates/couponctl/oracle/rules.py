@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 # ======== What decodes: every number has a range. Each record is its fields and what each may hold.
 
-QUANTITY_MAX, ROUND_MAX, RULES_NEWEST, RECORD_BYTES_MAX = 10_000_000, 31, 1, 8 * 1024
+QUANTITY_MAX, ROUND_MAX, RULES_NEWEST, RECORD_BYTES_MAX = 10_000_000, 31, 2, 8 * 1024
 
 # An unknown field may nest as deep as a record is long; what skips it elsewhere knows no depth, and neither may this.
 sys.setrecursionlimit(2 * RECORD_BYTES_MAX)
@@ -199,19 +199,26 @@ class Coupon:
         """A claim without a final outcome: its code and, where another claim won instead, which."""
         if self.status == "retired":
             return "closed", None
+        winner = self.winner_in_the_way(claim)
+        if winner is not None and self.definition["rules"] >= 2:
+            return "already_issued", winner
         if now < self.definition["opens_at"]:
             return "not_open", None
         if self.is_closed(now):
             return "closed", None
         if self.status == "paused":
             return "paused", None
+        if winner is not None:
+            return "already_issued", winner
+        return ("granted" if self.remaining > 0 else "sold_out"), None
+
+    def winner_in_the_way(self, claim: Json) -> str | None:
+        """The grant because of which this user gets no other: that of the same slot, else, at the limit, the first."""
         held = self.held.get(claim["user_id"], [])
         for grant in held:
             if grant["slot"] == claim["slot"]:
-                return "already_issued", grant["claim_id"]
-        if len(held) >= self.definition["per_user_limit"]:
-            return "already_issued", held[0]["claim_id"]
-        return ("granted" if self.remaining > 0 else "sold_out"), None
+                return grant["claim_id"]
+        return held[0]["claim_id"] if len(held) >= self.definition["per_user_limit"] else None
 
     def answer_claim(self, claim: Json, src: int, now: int) -> Json:
         mac = claim["claim_id"].rpartition(".")[2]  # it alone says which claim of the coupon this is
@@ -219,11 +226,12 @@ class Coupon:
             return self.finals[mac]
         code, winner = self.judge_claim(claim, now)
         answer: Json = {"code": code, "final": False, "decided_offset": src}
-        if code in ("not_open", "paused") or self.status == "retired":
-            return answer
-        answer |= {"final": True, "rank": len(self.finals) + 1}
         if winner is not None:
             answer["granted_claim_id"] = winner
+        is_answered_anew = code == "already_issued" and self.definition["rules"] >= 2
+        if code in ("not_open", "paused") or self.status == "retired" or is_answered_anew:
+            return answer
+        answer |= {"final": True, "rank": len(self.finals) + 1}
         if code == "granted":
             self.grants.append(src)
             self.held[claim["user_id"]] = held = [*self.held.get(claim["user_id"], []), claim]
@@ -248,7 +256,8 @@ class Coupon:
             return self.restock(command["delta"])
         if kind == "reschedule":
             window = {name: command["times"][name] for name in WINDOW}
-            if now >= self.definition["opens_at"]:
+            only_its_end = self.definition["rules"] >= 2 and window["opens_at"] == self.definition["opens_at"]
+            if now >= self.definition["opens_at"] and not only_its_end:
                 return "refused", "already_open"
             if self.definition == self.definition | window:
                 return "no_change", None

@@ -514,7 +514,7 @@ pub async fn write_command(
 pub fn has_row(claim: &ClaimOutcome) -> bool {
     match claim.code {
         ClaimCode::UnknownCoupon => false,
-        ClaimCode::Closed => claim.is_final,
+        ClaimCode::Closed | ClaimCode::AlreadyIssued => claim.is_final,
         _ => true,
     }
 }

@@ -1,7 +1,8 @@
 //! A coupon's ledger, now: each accepted claim once, by its final answer, else by its latest.
 //!
 //! PostgreSQL counts what lies below its watermark; the tails of outcomes and claims behind it tell the rest, so that the sum is that of the log
-//! as it is, however far db-writer is behind. Claims that came after the coupon was retired are counted nowhere: they are remembered nowhere.
+//! as it is, however far db-writer is behind. What is remembered nowhere is counted nowhere: claims that came after the coupon was retired, and those that were answered by what their
+//! user holds already (rules 2).
 
 use std::collections::HashMap;
 

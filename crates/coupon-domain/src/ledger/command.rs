@@ -1,4 +1,4 @@
-//! The rules of commands, number 1.
+//! The rules of commands.
 
 use std::hash::BuildHasher;
 
@@ -8,7 +8,7 @@ use hashbrown::hash_map::Entry;
 use crate::claim_id::Round;
 use crate::code::{CommandCode, Refusal};
 use crate::command::{Change, Command};
-use crate::coupon::{CouponState, CouponStatus, LastCommand};
+use crate::coupon::{CouponState, CouponStatus, LastCommand, Window};
 use crate::coupon_id::CouponId;
 use crate::ledger::settled::SettledClaims;
 use crate::ledger::{CommandAnswer, CouponEntry, Moment};
@@ -103,7 +103,7 @@ fn judge(state: &CouponState, moment: Moment, command: &Command) -> Verdict {
         Change::Pause => with_status(CouponStatus::Paused),
         Change::Resume if state.status == CouponStatus::Active => Verdict::NoChange,
         Change::Resume => with_status(CouponStatus::Active),
-        Change::Reschedule(_) if moment.appended_at >= state.definition.window().opens_at() => {
+        Change::Reschedule(window) if !may_move(state, *window, moment) => {
             Verdict::Refuse(Refusal::AlreadyOpen)
         }
         Change::Reschedule(window) if *window == state.definition.window() => Verdict::NoChange,
@@ -113,6 +113,12 @@ fn judge(state: &CouponState, moment: Moment, command: &Command) -> Verdict {
         })),
         Change::Restock(delta) => restock(state, *delta),
     }
+}
+
+/// Before a coupon opens its window may move; while it is open, its end alone, and only by rules that say so.
+fn may_move(state: &CouponState, to: Window, moment: Moment) -> bool {
+    let opens_at = state.definition.window().opens_at();
+    moment.appended_at < opens_at || state.definition.end_moves_while_open() && to.opens_at() == opens_at
 }
 
 /// A positive delta starts the next round, so that those who were told `sold_out` may claim again; a negative one takes

@@ -248,7 +248,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
 
     /// The claim that `claim` names as the winner, if it was answered `already_issued`.
     pub(super) fn winner(&self, claim: &SettledClaim) -> Option<&SettledClaim> {
-        if claim.code == ClaimCode::AlreadyIssued { self.grant(claim.reference) } else { None }
+        if claim.code == ClaimCode::AlreadyIssued { self.granted(claim.reference) } else { None }
     }
 
     /// The issue numbers of a user's grants, in their order.
@@ -263,7 +263,7 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
 
     /// The slot of the grant with this issue number.
     pub(super) fn slot_of(&self, issue_no: u32) -> Option<Slot> {
-        self.grant(issue_no).map(|claim| claim.slot)
+        self.granted(issue_no).map(|claim| claim.slot)
     }
 
     /// The users with grants and their issue numbers, in no order.
@@ -271,7 +271,8 @@ impl<S: BuildHasher + Clone> SettledClaims<S> {
         self.issued_to.iter().map(|(user_id, held)| (user_id, held.as_slice()))
     }
 
-    fn grant(&self, issue_no: u32) -> Option<&SettledClaim> {
+    /// The claim that was granted under this issue number.
+    pub(super) fn granted(&self, issue_no: u32) -> Option<&SettledClaim> {
         self.at(*self.grants.get(place(issue_no)?)?)
     }
 

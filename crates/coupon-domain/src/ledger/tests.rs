@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::*;
 use crate::claim_id::{Round, Slot};
 use crate::command::Change;
-use crate::coupon::UncheckedDefinition;
+use crate::coupon::{UncheckedDefinition, Window};
 use crate::keys::Key;
 use crate::limits::{QUANTITY_MAX, ROUND_MAX};
 use crate::user_id::UserId;
@@ -22,6 +22,10 @@ struct Line {
 
 impl Line {
     fn of(quantity: u64, per_user_limit: u64) -> Self {
+        Self::by_rules(1, quantity, per_user_limit)
+    }
+
+    fn by_rules(rules: u16, quantity: u64, per_user_limit: u64) -> Self {
         let partition = Partition::new(1).unwrap();
         let mut line = Self {
             ledger: Ledger::new(partition),
@@ -37,7 +41,7 @@ impl Line {
             opens_at: 1_000,
             closes_at: 9_000,
             expiry: None,
-            rules: 1,
+            rules,
             key_id: "k1".parse().unwrap(),
         };
         line.run(Change::Publish(Arc::new(raw.check().unwrap())));
@@ -129,6 +133,49 @@ fn the_same_key_wins_once_across_rounds_and_the_limit_holds() {
     assert_eq!(again.granted_claim_id.unwrap().round, Round::FIRST);
     assert_eq!(line.claim("ann", 1, 8).user_nth, Some(2));
     assert_eq!(line.claim("ann", 1, 9).code, ClaimCode::AlreadyIssued);
+}
+
+#[test]
+fn by_rules_2_a_thousand_keys_of_one_user_leave_nothing_behind() {
+    let mut line = Line::by_rules(2, 5, 2);
+    let first = line.claim("ann", 0, 1).claim_id;
+    line.claim("ann", 0, 2);
+    line.claim("bob", 0, 1);
+    let before = format!("{:?}", line.ledger.checkpoint().coupons[0].claims);
+    for key in 3..1_000 {
+        let refused = line.claim("ann", 0, key);
+        assert_eq!((refused.code, refused.is_final, refused.rank), (ClaimCode::AlreadyIssued, false, None));
+        assert_eq!(refused.granted_claim_id, Some(first));
+    }
+    assert_eq!(format!("{:?}", line.ledger.checkpoint().coupons[0].claims), before);
+    // It never changes, whatever becomes of the coupon meanwhile; what is remembered is told again before it.
+    line.run(Change::Pause);
+    assert_eq!(line.claim("ann", 0, 3).code, ClaimCode::AlreadyIssued);
+    assert_eq!(line.claim("bob", 0, 2).code, ClaimCode::Paused);
+    line.now = 9_000;
+    assert_eq!(line.claim("ann", 0, 3).code, ClaimCode::AlreadyIssued);
+    assert_eq!(line.claim("ann", 0, 1).code, ClaimCode::Granted);
+    assert_eq!(line.claim("bob", 0, 2).code, ClaimCode::Closed);
+}
+
+#[test]
+fn the_end_of_an_open_coupon_may_move_by_rules_2_but_not_its_opening() {
+    let window = |opens_at, closes_at| {
+        let at = |ms| Timestamp::from_ms(ms).unwrap();
+        Change::Reschedule(Window::new(at(opens_at), at(closes_at)).unwrap())
+    };
+    let mut old = Line::by_rules(1, 1, 1);
+    assert_eq!(old.run(window(1_000, 9_500)).refusal, Some(Refusal::AlreadyOpen));
+    let mut line = Line::by_rules(2, 1, 1);
+    assert_eq!(line.run(window(999, 9_500)).refusal, Some(Refusal::AlreadyOpen));
+    assert_eq!(line.run(window(1_000, 9_500)).code, CommandCode::Applied);
+    line.now = 9_400;
+    assert_eq!(line.claim("ann", 0, 0).code, ClaimCode::Granted);
+    // A shorter one too; what is over stays over.
+    assert_eq!(line.run(window(1_000, 9_450)).code, CommandCode::Applied);
+    line.now = 9_450;
+    assert_eq!(line.claim("bob", 0, 0).code, ClaimCode::Closed);
+    assert_eq!(line.run(window(1_000, 9_500)).refusal, Some(Refusal::Closed));
 }
 
 #[test]

@@ -288,8 +288,11 @@ mod tests {
         }
         let reshaped = r#"{"v":3,"something":"else"}"#;
         assert_eq!(decode(reshaped), Err(Unreadable::Newer { found: 3, found_rules: None }));
-        let newer_rules = PUBLISH.replacen(r#""rules":1"#, r#""rules":2"#, 1);
-        assert_eq!(decode(&newer_rules), Err(Unreadable::Newer { found: 1, found_rules: Some(2) }));
+        let newest = format!(r#""rules":{RULES_NEWEST}"#);
+        assert!(decode(&PUBLISH.replacen(r#""rules":1"#, &newest, 1)).is_ok());
+        let next = RULES_NEWEST + 1;
+        let newer_rules = PUBLISH.replacen(r#""rules":1"#, &format!(r#""rules":{next}"#), 1);
+        assert_eq!(decode(&newer_rules), Err(Unreadable::Newer { found: 1, found_rules: Some(next) }));
     }
 
     #[test]

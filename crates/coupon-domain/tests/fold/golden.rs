@@ -7,15 +7,36 @@ use coupon_domain::{Ledger, Partition, Timestamp};
 
 use crate::line::offset;
 
-/// One record per line: the append time in ms, a space, the record's bytes.
-const LOG_OF_RULES_1: &str = include_str!("../../golden/log_rules_1.txt");
-const OUTCOMES_OF_RULES_1: &str = include_str!("../../golden/log_rules_1.outcomes.jsonl");
+/// What is kept of each number: its log, one record per line (the append time in ms, a space, the record's bytes), and the outcomes.
+const GOLDEN: [(&str, &str, &str); 2] = [
+    (
+        "1",
+        include_str!("../../golden/log_rules_1.txt"),
+        include_str!("../../golden/log_rules_1.outcomes.jsonl"),
+    ),
+    (
+        "2",
+        include_str!("../../golden/log_rules_2.txt"),
+        include_str!("../../golden/log_rules_2.outcomes.jsonl"),
+    ),
+];
 
 #[test]
-fn the_log_of_rules_1_folds_to_the_same_bytes() {
+fn the_logs_of_all_rules_fold_to_the_same_bytes() {
+    for (rules, log, kept) in GOLDEN {
+        let outcomes = fold(log);
+        if kept != outcomes {
+            let found = std::env::temp_dir().join(format!("log_rules_{rules}.outcomes.jsonl"));
+            std::fs::write(&found, &outcomes).unwrap();
+            panic!("the fold of rules {rules} has changed; what it gives now is in {}", found.display());
+        }
+    }
+}
+
+fn fold(log: &str) -> String {
     let mut ledger = Ledger::new(Partition::new(3).unwrap());
     let mut outcomes = String::new();
-    for (place, line) in LOG_OF_RULES_1.lines().enumerate() {
+    for (place, line) in log.lines().enumerate() {
         let (appended_at, bytes) = line.split_once(' ').unwrap();
         let body = match decode_claims_record(Some(bytes.as_bytes())) {
             Ok(input) => Body::Readable(input),
@@ -27,9 +48,5 @@ fn the_log_of_rules_1_folds_to_the_same_bytes() {
         outcomes.push_str(&String::from_utf8(encode_outcome(&outcome)).unwrap());
         outcomes.push('\n');
     }
-    if OUTCOMES_OF_RULES_1 != outcomes {
-        let found = std::env::temp_dir().join("log_rules_1.outcomes.jsonl");
-        std::fs::write(&found, &outcomes).unwrap();
-        panic!("the fold of rules 1 has changed; what it gives now is in {}", found.display());
-    }
+    outcomes
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use coupon_domain::command::Change;
-use coupon_domain::coupon::{UncheckedDefinition, Window};
+use coupon_domain::coupon::{RULES_NEWEST, UncheckedDefinition, Window};
 use coupon_domain::ledger::{Body, LogRecord};
 use coupon_domain::wire::Input;
 use coupon_domain::{
@@ -67,8 +67,8 @@ pub(crate) fn command(coupon_number: u8, key: u8, change: Change, expected_versi
 pub(crate) fn definition(
     quantity: u64,
     per_user_limit: u64,
-    opens_at: i64,
-    closes_at: i64,
+    (opens_at, closes_at): (i64, i64),
+    rules: u16,
 ) -> Arc<Definition> {
     let raw = UncheckedDefinition {
         name: "Fried chicken".to_owned(),
@@ -77,7 +77,7 @@ pub(crate) fn definition(
         opens_at,
         closes_at,
         expiry: None,
-        rules: 1,
+        rules,
         key_id: "k1".parse().unwrap(),
     };
     Arc::new(raw.check().unwrap())
@@ -85,9 +85,9 @@ pub(crate) fn definition(
 
 fn any_change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        4 => (1u64..6, 1u64..4, 0i64..30, 1i64..100)
-            .prop_map(|(quantity, limit, opens, lasts)| Change::Publish(definition(quantity, limit, opens, opens + lasts))),
-        1 => (0i64..40, 1i64..80).prop_map(|(opens, lasts)| Change::Reschedule(Window::new(at(opens), at(opens + lasts)).unwrap())),
+        4 => (1u64..6, 1u64..4, 0i64..30, 1i64..100, 1u16..=RULES_NEWEST)
+            .prop_map(|(quantity, limit, opens, lasts, rules)| Change::Publish(definition(quantity, limit, (opens, opens + lasts), rules))),
+        1 => (prop_oneof![Just(3), 0i64..40], 1i64..80).prop_map(|(opens, lasts)| Change::Reschedule(Window::new(at(opens), at(opens + lasts)).unwrap())),
         1 => Just(Change::Pause),
         3 => Just(Change::Resume),
         4 => prop_oneof![-4i32..0, 1i32..4, Just(9_999_999)].prop_map(Change::Restock),
@@ -119,9 +119,11 @@ fn any_body() -> impl Strategy<Value = Body> {
 pub(crate) fn any_line(longest: usize) -> impl Strategy<Value = Vec<LogRecord>> {
     let steps =
         proptest::collection::vec((any_body(), prop_oneof![5 => 0i64..3, 1 => -2i64..10]), 0..longest);
-    (any::<bool>(), steps).prop_map(|(published, steps)| {
-        let first = command(0, 250, Change::Publish(definition(4, 1, 3, 90)), None);
-        let first = published.then_some((Body::Readable(Input::Command(first)), 0));
+    (proptest::option::of(1..=RULES_NEWEST), steps).prop_map(|(published, steps)| {
+        let first = published.map(|rules| {
+            let publish = Change::Publish(definition(4, 1, (3, 90), rules));
+            (Body::Readable(Input::Command(command(0, 250, publish, None))), 0)
+        });
         let mut clock = 0i64;
         first
             .into_iter()

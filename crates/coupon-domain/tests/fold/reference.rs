@@ -171,6 +171,30 @@ impl History<'_> {
             }
             return given;
         }
+        let held: Vec<ClaimId> =
+            self.grants(coupon).filter(|(_, holder)| *holder == user).map(|(claim, _)| claim).collect();
+        let slot_of = |claim: &ClaimId| -> Slot { claim.slot };
+        let definition = self.published(coupon).unwrap();
+        let same_slot = held.iter().find(|winner| slot_of(winner) == claim.slot);
+        let at_limit = held.len() >= usize::from(definition.per_user_limit());
+        let in_the_way = same_slot.or(if at_limit { held.first() } else { None }).copied();
+        if definition.rules() == 2 && in_the_way.is_some() {
+            return match answer(ClaimCode::AlreadyIssued, false) {
+                Answer::Claim { decided, code, is_final, issue_no, user_nth, rank, remaining, .. } => {
+                    Answer::Claim {
+                        decided,
+                        code,
+                        is_final,
+                        issue_no,
+                        user_nth,
+                        rank,
+                        winner: in_the_way,
+                        remaining,
+                    }
+                }
+                other => other,
+            };
+        }
         if now < self.window(coupon).opens_at() {
             return answer(ClaimCode::NotOpen, false);
         }
@@ -195,14 +219,8 @@ impl History<'_> {
         if self.status(coupon) == "paused" {
             return answer(ClaimCode::Paused, false);
         }
-        let held: Vec<ClaimId> =
-            self.grants(coupon).filter(|(_, holder)| *holder == user).map(|(claim, _)| claim).collect();
-        let slot_of = |claim: &ClaimId| -> Slot { claim.slot };
-        if let Some(winner) = held.iter().find(|winner| slot_of(winner) == claim.slot) {
-            return settle(ClaimCode::AlreadyIssued, Some(*winner));
-        }
-        if held.len() >= usize::from(self.published(coupon).unwrap().per_user_limit()) {
-            return settle(ClaimCode::AlreadyIssued, Some(held[0]));
+        if in_the_way.is_some() {
+            return settle(ClaimCode::AlreadyIssued, in_the_way);
         }
         if self.remaining(coupon) == 0 {
             return settle(ClaimCode::SoldOut, None);
@@ -295,7 +313,13 @@ impl History<'_> {
                     applied
                 }
             }
-            Change::Reschedule(_) if now >= self.window(coupon).opens_at() => refused(Refusal::AlreadyOpen),
+            Change::Reschedule(window)
+                if now >= self.window(coupon).opens_at()
+                    && !(self.published(coupon).unwrap().rules() == 2
+                        && window.opens_at() == self.window(coupon).opens_at()) =>
+            {
+                refused(Refusal::AlreadyOpen)
+            }
             Change::Reschedule(window) => {
                 if *window == self.window(coupon) {
                     no_change
