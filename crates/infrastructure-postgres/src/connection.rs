@@ -1,7 +1,9 @@
 //! Connections: a dedicated one per writer, a pool for requests, and what their errors mean.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use circuit_breaker::Breaker;
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::deadpool;
@@ -147,6 +149,7 @@ pub type PooledConnection = AsyncPgConnection;
 pub struct Pool {
     inner: deadpool::Pool<AsyncPgConnection>,
     patience: Duration,
+    breaker: Arc<Breaker>,
 }
 
 impl Pool {
@@ -179,11 +182,13 @@ impl Pool {
             .max_size(usize::try_from(section.pool_size_max).unwrap_or(1))
             .build()
             .map_err(|error| PostgresError::Unreachable(error.to_string()))?;
-        Ok(Self { inner, patience: Duration::from_millis(section.request_timeout_ms.into()) })
+        let patience = Duration::from_millis(section.request_timeout_ms.into());
+        Ok(Self { inner, patience, breaker: Arc::default() })
     }
 
     /// Does `work` on a pooled connection, all within `request_timeout_ms`. A connection on which anything failed, or whose work was not
-    /// awaited to its end, is not used again: it may still be busy, or in a transaction.
+    /// awaited to its end, is not used again: it may still be busy, or in a transaction. Behind a circuit breaker: after a few requests in a row that nobody
+    /// answered in time, the next ones fail at once, but for one now and then that tries again.
     ///
     /// # Errors
     /// [`PostgresError`], also where the time is over.
@@ -203,6 +208,9 @@ impl Pool {
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection, Instant) -> Result<T, PostgresError>,
     ) -> Result<T, PostgresError> {
+        if !self.breaker.allows(Instant::now()) {
+            return Err(PostgresError::Unreachable("it did not answer the last requests".to_owned()));
+        }
         let running = async {
             let object =
                 self.inner.get().await.map_err(|error| PostgresError::Unreachable(error.to_string()))?;
@@ -215,9 +223,15 @@ impl Pool {
             }
             result
         };
-        tokio::time::timeout(self.patience, running)
+        let result = tokio::time::timeout(self.patience, running)
             .await
-            .unwrap_or_else(|_| Err(PostgresError::Timeout(format!("no answer within {:?}", self.patience))))
+            .unwrap_or_else(|_| Err(PostgresError::Timeout(format!("no answer within {:?}", self.patience))));
+        if result.as_ref().is_err_and(PostgresError::is_passing) {
+            self.breaker.failed(Instant::now());
+        } else {
+            self.breaker.succeeded();
+        }
+        result
     }
 
     /// How many connections are in use, and how many there may be.

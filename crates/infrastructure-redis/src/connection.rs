@@ -1,5 +1,6 @@
 //! One multiplexed connection per purpose, and what its errors mean.
 
+use circuit_breaker::Breaker;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,6 @@ use parking_lot::RwLock;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ErrorKind, ServerErrorKind};
 
-use crate::breaker::Breaker;
 use crate::client::{client, is_encrypted, refused};
 use crate::config::RedisSection;
 use crate::metrics::{PING, RedisMetrics};

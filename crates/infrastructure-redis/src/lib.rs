@@ -6,7 +6,6 @@
 //!
 //! Keys and scripts live in this crate and nowhere else; the hash tag `{coupon id}` keeps one coupon in one slot of a cluster.
 
-mod breaker;
 mod client;
 pub mod config;
 pub mod connection;
