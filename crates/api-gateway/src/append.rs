@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use coupon_domain::wire::{encode_claim, encode_command};
-use coupon_domain::{Claim, ClaimId, Command, CouponId, Offset, Partition, Timestamp};
+use coupon_domain::{Claim, ClaimId, Command, CouponId, HaltReason, Offset, Partition, Timestamp};
 use infrastructure_http::{Code, Problem};
 use infrastructure_kafka::{AppendError, NewRecord, Producer};
 use parking_lot::Mutex;
@@ -47,6 +47,8 @@ pub(crate) enum NoTicket {
     LogMismatch,
     /// Certainly not in the log, which is not kept as promises need it.
     Unsafe(Arc<str>),
+    /// Certainly not in the log: its line stands still, and nobody can say whether it will be decided.
+    Halted(HaltReason),
 }
 
 impl NoTicket {
@@ -65,6 +67,12 @@ impl NoTicket {
             Self::Unsafe(wrong) => Problem::new(
                 Code::NotAccepted,
                 format!("nothing can be promised now, and nothing happened: {wrong}"),
+            ),
+            Self::Halted(reason) => Problem::new(
+                Code::NotAccepted,
+                format!(
+                    "the coupon's line stands still ({reason}) until an operator has looked; nothing happened"
+                ),
             ),
             Self::LogMismatch => Problem::new(
                 Code::LogMismatch,
@@ -150,6 +158,9 @@ impl Appender {
         let partition = coupon_id.partition();
         if self.strange_lines.holds(partition) {
             return Err(NoTicket::LogMismatch);
+        }
+        if let Some(reason) = self.states.halted(partition).filter(|reason| reason.endangers_new_claims()) {
+            return Err(NoTicket::Halted(reason));
         }
         if let Some(wrong) = self.topics.endangers(&self.topic) {
             return Err(NoTicket::Unsafe(wrong));

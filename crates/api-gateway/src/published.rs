@@ -1,10 +1,12 @@
 //! What was published of PostgreSQL: `coupon.persisted`, read along. By it a gateway knows a database that was put back in time.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use coupon_domain::Partition;
 use coupon_domain::restored::PublishedBeats;
 use coupon_domain::wire::decode_persisted;
 use infrastructure_kafka::{Connection, LogBounds, Reader, RecordView};
@@ -19,6 +21,9 @@ use crate::config::Config;
 /// connection; with Kafka away it then goes without an answer.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
+/// Its name among what `/readyz` tells.
+const NOTE: &str = "persisted";
+
 /// What is known, and up to when.
 pub(crate) struct Published {
     beats: RwLock<Arc<PublishedBeats>>,
@@ -26,6 +31,12 @@ pub(crate) struct Published {
     asked: AtomicBool,
     /// Everything that had been published by this moment is known.
     known_until: watch::Sender<Option<Instant>>,
+    /// When each partition was heard of last.
+    heard: RwLock<HashMap<Partition, Instant>>,
+    /// Records read so far.
+    read: AtomicU64,
+    /// The topic has been read to an end once.
+    was_at_end: AtomicBool,
 }
 
 impl Default for Published {
@@ -34,6 +45,9 @@ impl Default for Published {
             beats: RwLock::default(),
             asked: AtomicBool::new(false),
             known_until: watch::Sender::new(None),
+            heard: RwLock::default(),
+            read: AtomicU64::new(0),
+            was_at_end: AtomicBool::new(false),
         }
     }
 }
@@ -56,10 +70,27 @@ impl Published {
         waited.is_ok_and(|known| known.is_ok())
     }
 
+    /// When something was published of this partition last, as far as it was heard here.
+    pub(crate) fn heard(&self, partition: Partition) -> Option<Instant> {
+        self.heard.read().get(&partition).copied()
+    }
+
+    /// Why not everything is known.
+    pub(crate) fn what_is_read(&self) -> String {
+        if self.was_at_end.load(Ordering::Acquire) {
+            return format!("it was not read to its present end within {} s", CATCH_UP_MAX.as_secs());
+        }
+        format!("it is being read for the first time, {} records so far", self.read.load(Ordering::Relaxed))
+    }
+
     fn take(&self, record: &RecordView<'_>) {
+        self.read.fetch_add(1, Ordering::Relaxed);
         let Some(payload) = record.payload() else { return };
         match decode_persisted(payload) {
-            Ok(watermark) => Arc::make_mut(&mut self.beats.write()).saw(&watermark),
+            Ok(watermark) => {
+                Arc::make_mut(&mut self.beats.write()).saw(&watermark);
+                self.heard.write().insert(watermark.partition, Instant::now());
+            }
             Err(error) => {
                 let (partition, offset) = (record.partition(), record.offset());
                 tracing::error!(runbook = "UpgradeAndRollback", partition, offset, "a watermark: {error}");
@@ -77,7 +108,13 @@ pub(crate) fn start(
 ) -> Result<(), Ended> {
     let (published, connection) = (Arc::clone(published), connection.clone());
     let turn = context.health.watch_loop("persisted-tail");
-    let shutdown = context.shutdown.clone();
+    let (shutdown, health) = (context.shutdown.clone(), context.health.clone());
+    health.note(
+        NOTE,
+        Some(
+            "coupon.persisted is being read for the first time; redemptions say 503 until its end".to_owned(),
+        ),
+    );
     let work = move || {
         let topic = CompactedTopic {
             connection: &connection,
@@ -85,15 +122,25 @@ pub(crate) fn start(
             purpose: "persisted tail",
             shutdown: &shutdown,
             turn: &turn,
+            places: RefCell::default(),
         };
+        let place = RefCell::new(Place::default());
         keep_reading(&turn, &shutdown, || {
-            let place = RefCell::new(Place::default());
+            // Whoever waits asks anew: the ends are not known any more.
+            if place.take().wanted.is_some() {
+                published.asked.store(true, Ordering::Release);
+            }
             let take = |record: &RecordView<'_>| {
                 published.take(record);
                 place.borrow_mut().read(record.partition(), record.offset());
             };
-            let begin = |count| place.borrow_mut().begin(count);
-            topic.read(begin, take, |reader| place.borrow_mut().catch_up(&published, reader, &turn))
+            let begin = |places: &[i64]| place.borrow_mut().begin(places);
+            topic.read(begin, take, |reader| {
+                if !published.was_at_end.swap(true, Ordering::AcqRel) {
+                    health.note(NOTE, None);
+                }
+                place.borrow_mut().catch_up(&published, reader, &turn);
+            })
         })
     };
     context.tasks.thread("persisted-tail", work).map(drop)
@@ -113,8 +160,8 @@ struct Wanted {
 }
 
 impl Place {
-    fn begin(&mut self, partitions: i32) {
-        *self = Self { next_offsets: vec![0; usize::try_from(partitions).unwrap_or(0)], wanted: None };
+    fn begin(&mut self, places: &[i64]) {
+        *self = Self { next_offsets: places.to_vec(), wanted: None };
     }
 
     fn read(&mut self, partition: i32, offset: i64) {
@@ -171,15 +218,26 @@ mod tests {
         let wanted =
             Wanted { asked_at: Instant::now(), bounds: vec![bounds(0, 5), bounds(0, 0), bounds(3, 3)] };
         let mut place = Place::default();
-        place.begin(3);
+        place.begin(&[0, 0, 0]);
         assert!(!wanted.is_reached(&place.next_offsets));
         place.read(0, 3);
         assert!(!wanted.is_reached(&place.next_offsets));
         place.read(0, 4);
         assert!(wanted.is_reached(&place.next_offsets), "empty partitions have nothing to read");
         place.read(7, 4);
-        place.begin(3);
-        assert!(!wanted.is_reached(&place.next_offsets), "the topic is read anew");
+        place.begin(&[4, 0, 0]);
+        assert!(!wanted.is_reached(&place.next_offsets), "some was read before");
+        place.begin(&[5, 0, 0]);
+        assert!(wanted.is_reached(&place.next_offsets), "all of it was read before");
+    }
+
+    #[test]
+    fn whoever_is_sent_away_hears_what_is_still_read() {
+        let published = Published::default();
+        published.read.store(7, Ordering::Relaxed);
+        assert_eq!(published.what_is_read(), "it is being read for the first time, 7 records so far");
+        published.was_at_end.store(true, Ordering::Release);
+        assert_eq!(published.what_is_read(), "it was not read to its present end within 1 s");
     }
 
     #[tokio::test]

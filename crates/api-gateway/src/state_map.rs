@@ -1,11 +1,12 @@
 //! The coupons, in memory: fed by `coupon.state`, which is read to its end before the gateway is ready.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use coupon_domain::wire::{PublishedState, decode_state};
-use coupon_domain::{CouponId, Offset, Partition};
+use coupon_domain::wire::{DecidedUpTo, PublishedState, StateRecordBody, decode_state_record};
+use coupon_domain::{CouponId, HaltReason, Offset, Partition};
 use infrastructure_kafka::{Connection, Reader, RecordView};
 use parking_lot::RwLock;
 use service_runtime::tail::{CompactedTopic, keep_reading};
@@ -20,6 +21,8 @@ pub(crate) struct StateMap {
     coupons: RwLock<HashMap<CouponId, Arc<PublishedState>, foldhash::fast::RandomState>>,
     /// The highest decided offset seen of each partition; -1 where none was.
     decided: RwLock<Vec<AtomicI64>>,
+    /// The partitions that stand still, and why.
+    halted: RwLock<HashMap<Partition, HaltReason>>,
     /// True once the topic has been read to its end.
     complete: AtomicBool,
     changes: watch::Sender<u64>,
@@ -30,6 +33,7 @@ impl Default for StateMap {
         Self {
             coupons: RwLock::default(),
             decided: RwLock::default(),
+            halted: RwLock::default(),
             complete: AtomicBool::new(false),
             changes: watch::Sender::new(0),
         }
@@ -51,6 +55,21 @@ impl StateMap {
     pub(crate) fn decided(&self, partition: Partition) -> Option<Offset> {
         let decided = self.decided.read();
         Offset::new(decided.get(partition.index())?.load(Ordering::Relaxed)).ok()
+    }
+
+    /// Why a partition stands still, where its consumer has said so.
+    pub(crate) fn halted(&self, partition: Partition) -> Option<HaltReason> {
+        self.halted.read().get(&partition).copied()
+    }
+
+    fn saw_partition(&self, said: &DecidedUpTo) {
+        self.saw_decided(said.partition, said.decided_offset);
+        if let Some(reason) = said.halted {
+            self.halted.write().insert(said.partition, reason);
+        } else if self.halted(said.partition).is_some() {
+            // Mostly there is nothing to forget, and nobody has to wait for that.
+            self.halted.write().remove(&said.partition);
+        }
     }
 
     /// How many live coupons each of the first `count` partitions holds.
@@ -122,6 +141,7 @@ pub(crate) fn start(
             purpose: "state tail",
             shutdown: &shutdown,
             turn: &turn,
+            places: RefCell::default(),
         };
         let at_end = |_: &Reader| {
             map.complete.store(true, Ordering::Release);
@@ -146,10 +166,19 @@ impl Feed<'_> {
             }
             return;
         };
-        match decode_state(payload) {
-            Ok(published) => {
-                let partition = published.state.coupon_id.partition();
-                self.map.take(published);
+        match decode_state_record(payload) {
+            Ok(body) => {
+                let partition = match body {
+                    StateRecordBody::Coupon(published) => {
+                        let partition = published.state.coupon_id.partition();
+                        self.map.take(*published);
+                        partition
+                    }
+                    StateRecordBody::Decided(decided) => {
+                        self.map.saw_partition(&decided);
+                        decided.partition
+                    }
+                };
                 if let Some(decided) = self.map.decided(partition) {
                     let labels = ["gateway".to_owned(), partition.to_string()];
                     self.metrics.watermark.with_label_values(&labels).set(decided.next().number());
@@ -215,8 +244,20 @@ mod tests {
         assert_eq!(map.get(coupon_id).unwrap().state.issued, 5);
         assert_eq!(map.decided(coupon_id.partition()), Offset::new(7).ok());
         assert_eq!(map.coupons_by_partition(4), [0, 0, 1, 0]);
+        let said = DecidedUpTo {
+            partition: coupon_id.partition(),
+            decided_offset: Offset::new(9).ok(),
+            halted: Some(HaltReason::LogMismatch),
+        };
+        map.saw_partition(&said);
+        assert_eq!(map.halted(said.partition), said.halted);
+        map.saw_partition(&DecidedUpTo { halted: None, ..said });
+        assert_eq!(map.halted(said.partition), None, "it moves again");
+        map.take(published(6, 8));
+        assert_eq!(map.get(coupon_id).unwrap().state.issued, 6, "a coupon's state is as old as itself says");
+        assert_eq!(map.decided(coupon_id.partition()), Offset::new(9).ok(), "the line is further");
         map.forget(coupon_id);
         assert!(map.get(coupon_id).is_none());
-        assert_eq!(map.decided(coupon_id.partition()), Offset::new(7).ok());
+        assert_eq!(map.decided(coupon_id.partition()), Offset::new(9).ok());
     }
 }

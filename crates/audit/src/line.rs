@@ -8,7 +8,7 @@ use coupon_domain::invariant::Invariant;
 use coupon_domain::ledger::{Body, DefaultHasher, Ledger, LogRecord};
 use coupon_domain::outcome::{ClaimOutcome, Subject};
 use coupon_domain::resume::RecordIdentity;
-use coupon_domain::wire::{Input, PublishedState, Unreadable, decode_claims_record};
+use coupon_domain::wire::{Input, PublishedState, StateRecordBody, Unreadable, decode_claims_record};
 use coupon_domain::{Chain, ClaimAnswer, CouponId, Definition, Offset, Outcome, Partition, Timestamp};
 use infrastructure_kafka::dead_letter::queue::Queue;
 use infrastructure_kafka::dead_letter::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -60,7 +60,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) claims_bounds: LogBounds,
     pub(crate) outcomes: LogCursor<'a>,
     pub(crate) tables: Tables<'a>,
-    pub(crate) states: Vec<PublishedState>,
+    pub(crate) states: Vec<StateRecordBody>,
     /// Links of the chain, by the offset behind them.
     pub(crate) links: Vec<(Offset, Chain)>,
     /// What is known of the line already; the cursors stand where that ends.
@@ -176,6 +176,8 @@ struct Line<'a> {
     folded: Folded,
     /// What is to be compared with the fold when it stands at an offset.
     states: BTreeMap<Offset, Vec<PublishedState>>,
+    /// The offsets up to which the partition is decided, as its own records say.
+    said_decided: BTreeSet<Offset>,
     links: BTreeMap<Offset, Vec<Chain>>,
     hashes: BTreeMap<Offset, Vec<CouponId>>,
     /// The outcomes log has left the fold's chain: from there on every link differs, which says nothing new.
@@ -206,10 +208,17 @@ impl<'a> Line<'a> {
             );
             audited.findings.note(note);
         }
-        let mut states = BTreeMap::<_, Vec<_>>::new();
-        for published in sources.states {
-            let at = published.decided_offset.map_or(Offset::ZERO, Offset::next);
-            states.entry(at).or_default().push(published);
+        let (mut states, mut said_decided) = (BTreeMap::<_, Vec<_>>::new(), BTreeSet::new());
+        let behind = |decided: Option<Offset>| decided.map_or(Offset::ZERO, Offset::next);
+        for record in sources.states {
+            match record {
+                StateRecordBody::Coupon(published) => {
+                    states.entry(behind(published.decided_offset)).or_default().push(*published);
+                }
+                StateRecordBody::Decided(decided) => {
+                    said_decided.insert(behind(decided.decided_offset));
+                }
+            }
         }
         let mut links = BTreeMap::<_, Vec<_>>::new();
         for (next_src, chain) in sources.links {
@@ -235,6 +244,7 @@ impl<'a> Line<'a> {
             bounds: claims_bounds,
             folded,
             states,
+            said_decided,
             links,
             hashes,
             has_left_the_chain: false,
@@ -645,6 +655,7 @@ impl<'a> Line<'a> {
         let beyond = |at: &Offset| *at > decided;
         let (states, links) =
             (self.states.keys().filter(|at| beyond(at)), self.links.keys().filter(|at| beyond(at)));
+        let states = states.chain(self.said_decided.iter().filter(|at| beyond(at)));
         for (topic, at) in
             states.map(|at| ("coupon.state", at)).chain(links.map(|at| ("coupon.persisted", at)))
         {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use coupon_domain::invariant::Invariant;
-use coupon_domain::wire::{PersistedWatermark, PublishedState, RecordError, decode_persisted, decode_state};
+use coupon_domain::wire::{
+    PersistedWatermark, RecordError, StateRecordBody, decode_persisted, decode_state_record,
+};
 use infrastructure_kafka::{Connection, LogCursor, Reader, Topic, TopicLayout};
 
 use crate::error::{AuditError, failed};
@@ -11,7 +13,7 @@ use crate::findings::Findings;
 
 /// The records of both topics that are left, by partition.
 pub(crate) struct Published {
-    pub(crate) states: BTreeMap<i32, Vec<PublishedState>>,
+    pub(crate) states: BTreeMap<i32, Vec<StateRecordBody>>,
     pub(crate) watermarks: BTreeMap<i32, Vec<PersistedWatermark>>,
 }
 
@@ -22,7 +24,7 @@ impl Published {
         findings: &mut Findings,
     ) -> Result<Self, AuditError> {
         Ok(Self {
-            states: read(connection, layout, Topic::State, findings, decode_state)?,
+            states: read(connection, layout, Topic::State, findings, decode_state_record)?,
             watermarks: read(connection, layout, Topic::Persisted, findings, decode_persisted)?,
         })
     }

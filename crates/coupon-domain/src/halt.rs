@@ -52,6 +52,18 @@ impl HaltReason {
         }
     }
 
+    /// The reason with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
+    /// True where nobody can say that what is appended to the line now will ever be decided: it is another log, or one whose past is lost.
+    #[must_use]
+    pub fn endangers_new_claims(self) -> bool {
+        matches!(self, Self::LogMismatch | Self::UndecidedDeleted)
+    }
+
     /// True where it is looked at again by itself: outcomes that are missing may be published again, and a store that was put back may know what
     /// the log has lost.
     #[must_use]

@@ -19,7 +19,10 @@ use serde::{Deserialize, Deserializer};
 pub use claims_record::{Input, Unreadable, decode_claims_record, encode_claim, encode_command};
 pub use outcome_record::{decode_outcome, encode_outcome};
 pub use persisted_record::{PersistedWatermark, decode_persisted, encode_persisted};
-pub use state_record::{PublishedState, decode_state, encode_state};
+pub use state_record::{
+    DecidedUpTo, PublishedState, StateRecordBody, decided_key, decode_state_record, encode_decided,
+    encode_state,
+};
 
 /// The newest version of `coupon.claims` records that this release reads, and the one it writes.
 pub const CLAIMS_RECORD_VERSION: u32 = 1;

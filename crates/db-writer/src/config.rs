@@ -39,11 +39,18 @@ pub struct WriteSection {
     pub batches_waiting_max: u32,
     /// A partition that stands still looks at its own row, and raises its beat, this often, in ms.
     pub idle_interval_ms: u32,
+    /// A partition's watermark is published at most this often, in ms.
+    pub persisted_interval_ms: u32,
 }
 
 impl Default for WriteSection {
     fn default() -> Self {
-        Self { batch_records_max: 5_000, batches_waiting_max: 2, idle_interval_ms: 10_000 }
+        Self {
+            batch_records_max: 5_000,
+            batches_waiting_max: 2,
+            idle_interval_ms: 10_000,
+            persisted_interval_ms: 250,
+        }
     }
 }
 
@@ -63,6 +70,7 @@ impl ServiceConfig for Config {
             ("batch_records_max", write.batch_records_max, 1, 50_000),
             ("batches_waiting_max", write.batches_waiting_max, 1, 100),
             ("idle_interval_ms", write.idle_interval_ms, 500, 60_000),
+            ("persisted_interval_ms", write.persisted_interval_ms, 0, 10_000),
         ];
         problems.extend(Problem::out_of_range("write", &ranges));
         problems

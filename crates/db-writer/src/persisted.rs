@@ -1,5 +1,5 @@
-//! Publishing how far a partition is committed. Only the newest watermark counts, so those that come while one is under way
-//! are skipped.
+//! Publishing how far a partition is committed. Only the newest watermark counts: what is committed within `write.persisted_interval_ms` of a published one
+//! waits for its end, so that readers of the topic, who read all of it, have little to read. After a pause the first one goes out at once.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use infrastructure_kafka::{AppendError, NewRecord, Producer};
 use service_runtime::{Ended, Tasks};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// After a watermark was refused it is published again this much later.
 const RETRY: Duration = Duration::from_secs(1);
@@ -18,10 +19,16 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn start(runtime: &Handle, tasks: &Tasks, producer: Producer, topic: String) -> Self {
+    pub(crate) fn start(
+        runtime: &Handle,
+        tasks: &Tasks,
+        producer: Producer,
+        topic: String,
+        interval: Duration,
+    ) -> Self {
         let (newest, changes) = watch::channel(None);
         let _runtime = runtime.enter();
-        drop(tasks.spawn_essential("persisted", publish(changes, producer, topic)));
+        drop(tasks.spawn_essential("persisted", publish(changes, producer, topic, interval)));
         Self { newest }
     }
 
@@ -34,8 +41,12 @@ async fn publish(
     mut changes: watch::Receiver<Option<PersistedWatermark>>,
     producer: Producer,
     topic: String,
+    interval: Duration,
 ) -> Result<(), Ended> {
+    let mut due = Instant::now();
     while changes.changed().await.is_ok() {
+        tokio::time::sleep_until(due).await;
+        due = Instant::now() + interval;
         let Some(watermark) = changes.borrow_and_update().clone() else { continue };
         let key = watermark.partition.to_string();
         let payload = encode_persisted(&watermark);

@@ -157,6 +157,7 @@ impl<'a> Session<'a> {
             &shared.context.tasks,
             shared.producer.clone(),
             shared.persisted_topic.clone(),
+            Duration::from_millis(shared.context.config.write.persisted_interval_ms.into()),
         );
         let session = Self {
             connections,

@@ -139,6 +139,8 @@ pub struct KafkaSection {
     pub message_timeout_ms: u32,
     /// Most records waiting in a producer for their acknowledgement. Beyond it: 503 at once.
     pub queue_messages_max: u32,
+    /// Most of them in one partition: one that has no leader must not use up the queue of all. Beyond it: 503 at once.
+    pub queue_messages_per_partition_max: u32,
     /// Most KiB waiting in a producer.
     pub queue_kib_max: u32,
     /// Most KiB fetched ahead per partition.
@@ -177,6 +179,7 @@ impl Default for KafkaSection {
             linger_ms: 5,
             message_timeout_ms: 5_000,
             queue_messages_max: 20_000,
+            queue_messages_per_partition_max: 5_000,
             queue_kib_max: 32 * 1024,
             fetch_queue_kib_max: 16 * 1024,
             fetch_queue_total_kib_max: 128 * 1024,
@@ -235,6 +238,7 @@ impl KafkaSection {
             ("linger_ms", self.linger_ms, 0, 1_000),
             ("message_timeout_ms", self.message_timeout_ms, 100, 60_000),
             ("queue_messages_max", self.queue_messages_max, 100, 1_000_000),
+            ("queue_messages_per_partition_max", self.queue_messages_per_partition_max, 10, 1_000_000),
             ("queue_kib_max", self.queue_kib_max, 1_024, 1_048_576),
             ("fetch_queue_kib_max", self.fetch_queue_kib_max, 1_024, 1_048_576),
             ("fetch_queue_total_kib_max", self.fetch_queue_total_kib_max, 1_024, 1_048_576),

@@ -2,9 +2,10 @@
 //! log) or unknown (it may be).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use prometheus::IntCounter;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -57,7 +58,7 @@ pub struct Acknowledged {
 /// Why a record was not acknowledged.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
-    /// The local queue is full: certainly not in the log. Come back later.
+    /// The local queue, or the partition's share of it, is full: certainly not in the log. Come back later.
     #[error("the producer's queue is full")]
     QueueFull,
     /// Certainly not in the log, for another reason.
@@ -98,10 +99,45 @@ impl AppendError {
 
 type Report = Result<Acknowledged, AppendError>;
 
+/// How many records wait in each partition: one without a leader must not fill the queue of all.
+struct Shares {
+    waiting: RwLock<Vec<Arc<AtomicU32>>>,
+    most: u32,
+}
+
+/// A place in a partition's share of the queue; given back when dropped.
+pub struct Share(Arc<AtomicU32>);
+
+impl Shares {
+    fn new(most: u32) -> Self {
+        Self { waiting: RwLock::default(), most }
+    }
+
+    fn take(&self, partition: i32) -> Option<Share> {
+        let index = usize::try_from(partition).ok()?;
+        let known = self.waiting.read().get(index).cloned();
+        let waiting = known.unwrap_or_else(|| {
+            let mut all = self.waiting.write();
+            while all.len() <= index {
+                all.push(Arc::default());
+            }
+            all.get(index).cloned().unwrap_or_default()
+        });
+        let share = Share(waiting);
+        if share.0.fetch_add(1, Ordering::AcqRel) < self.most { Some(share) } else { None }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Who waits for a record's delivery report.
 pub enum Slot {
-    /// One caller.
-    One(oneshot::Sender<Report>),
+    /// One caller, who holds a place in the partition's share.
+    One(oneshot::Sender<Report>, Share),
     /// A batch.
     Batch(Arc<BatchState>),
 }
@@ -170,7 +206,7 @@ impl ProducerContext for Delivery {
         };
         match *slot {
             // A caller that has gone away no longer needs the report.
-            Slot::One(caller) => drop(caller.send(report)),
+            Slot::One(caller, _share) => drop(caller.send(report)),
             Slot::Batch(batch) => batch.report(report),
         }
     }
@@ -182,6 +218,7 @@ pub struct Producer {
     inner: Arc<ThreadedProducer<Delivery>>,
     connection: Connection,
     messages_max: u32,
+    shares: Arc<Shares>,
     full: Option<IntCounter>,
 }
 
@@ -223,7 +260,11 @@ impl Producer {
             ProducerPurpose::Claims => section.queue_messages_max,
             ProducerPurpose::Outcomes => OUTCOMES_QUEUE_MESSAGES_MAX,
         };
-        Ok(Self { inner: Arc::new(inner), connection: connection.clone(), messages_max, full: None })
+        let shares = Arc::new(Shares::new(match purpose {
+            ProducerPurpose::Claims => section.queue_messages_per_partition_max,
+            ProducerPurpose::Outcomes => OUTCOMES_QUEUE_MESSAGES_MAX,
+        }));
+        Ok(Self { inner: Arc::new(inner), connection: connection.clone(), messages_max, shares, full: None })
     }
 
     /// Counts the records that met a full queue.
@@ -246,7 +287,14 @@ impl Producer {
     pub async fn append(&self, record: NewRecord<'_>) -> Report {
         let started = Instant::now();
         let (sender, receiver) = oneshot::channel();
-        let report = match self.enqueue(record, Slot::One(sender)) {
+        let queued = match self.shares.take(record.partition) {
+            Some(share) => self.enqueue(record, Slot::One(sender, share)),
+            None => {
+                self.was_full();
+                Err(AppendError::QueueFull)
+            }
+        };
+        let report = match queued {
             Err(error) => Err(error),
             Ok(()) => receiver
                 .await
@@ -380,5 +428,21 @@ impl Batch<'_> {
         if let Some(topic) = &self.topic {
             self.producer.observe(topic, self.started, report);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_partition_takes_no_more_than_its_share_of_the_queue() {
+        let shares = Shares::new(2);
+        let (first, second) = (shares.take(7), shares.take(7));
+        assert!(first.is_some() && second.is_some() && shares.take(7).is_none());
+        assert!(shares.take(0).is_some(), "another partition has a share of its own");
+        drop(first);
+        assert!(shares.take(7).is_some());
+        assert!(shares.take(-1).is_none());
     }
 }

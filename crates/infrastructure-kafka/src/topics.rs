@@ -24,6 +24,8 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 pub const LOG_RETENTION_MS: u64 = 7 * DAY_MS;
 /// The shortest that logs may be kept, whatever an operator sets: a weekend's outage loses nothing else, and a day's is survived.
 pub const RETENTION_MS_MIN: u64 = DAY_MS;
+/// A compacted topic's segment is closed after so long, and what a newer record has replaced goes with the next compaction.
+const COMPACTED_SEGMENT_MS: u64 = 10 * 60 * 1000;
 /// How long undecodable records are kept for somebody to look at.
 pub const DEAD_LETTER_RETENTION_MS: u64 = 30 * DAY_MS;
 
@@ -85,17 +87,11 @@ impl Topic {
         match self {
             Self::Claims | Self::Outcomes => vec![("retention.ms", LOG_RETENTION_MS.to_string())],
             Self::DeadLetters => vec![("retention.ms", DEAD_LETTER_RETENTION_MS.to_string())],
-            // Gateways read the topic from its beginning: small segments let compaction keep it short.
-            Self::State => vec![
-                ("segment.ms", (60 * 60 * 1000).to_string()),
+            // Whoever starts reads all of it, before it is ready and before anything is redeemed. Only closed segments are compacted: they are closed soon.
+            Self::State | Self::Persisted => vec![
+                ("segment.ms", COMPACTED_SEGMENT_MS.to_string()),
                 ("segment.bytes", (64 * 1024 * 1024).to_string()),
                 ("min.cleanable.dirty.ratio", "0.1".to_owned()),
-            ],
-            // A day of beats stays, so that a database put back in time is noticed by whoever reads the topic.
-            Self::Persisted => vec![
-                ("min.compaction.lag.ms", DAY_MS.to_string()),
-                // It is read from its beginning before anything is redeemed on a new connection.
-                ("segment.ms", (60 * 60 * 1000).to_string()),
             ],
         }
     }

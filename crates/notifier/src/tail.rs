@@ -4,6 +4,7 @@
 //! that only genuine answers are told. [`Tails::next_offset`] is moved *before* the waiters of an outcome are told: whoever
 //! registers and then sees offset T can be sure to be told of everything from T on, and has to look up only what lies before.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -15,7 +16,9 @@ use coupon_domain::wire::{PersistedWatermark, RecordError, decode_outcome, decod
 use coupon_domain::{ClaimAnswer, HaltReason, Offset, Outcome, OutcomeWatermark, Partition};
 use infrastructure_kafka::{Connection, KafkaError, ReadError, Reader, RecordView};
 use parking_lot::RwLock;
-use service_runtime::tail::{CompactedTopic, PARTITIONS_CHECK, POLL, RECORDS_PER_TURN, keep_reading};
+use service_runtime::tail::{
+    CompactedTopic, PARTITIONS_CHECK, POLL, RECORDS_PER_TURN, has_grown, keep_reading,
+};
 use service_runtime::trace::{self, TraceContext};
 use service_runtime::{Condition, Context, Ended, LoopTurn, Shutdown};
 use tokio::sync::watch;
@@ -181,8 +184,9 @@ impl PersistedTail {
             purpose: "persisted tail",
             shutdown: &shutdown,
             turn: &turn,
+            places: RefCell::default(),
         };
-        let begin = |count| tails.grow(usize::try_from(count).unwrap_or(0));
+        let begin = |places: &[i64]| tails.grow(places.len());
         let at_end = |_: &Reader| {
             caught_up.store(true, Ordering::Release);
             ready.met();
@@ -259,7 +263,7 @@ impl OutcomesTail {
                 if self.pass_gaps() {
                     return Ok(());
                 }
-                if usize::try_from(reader.partition_count()?).unwrap_or(0) != self.partitions.len() {
+                if has_grown(&reader, self.partitions.len())? {
                     return Ok(());
                 }
             }

@@ -1,5 +1,6 @@
 //! Deciding: drain a batch, fold it, publish all outcomes, await the acknowledgements, then tell states and view.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub(crate) struct Line<'a> {
 #[derive(Default)]
 struct Decided {
     touched: Vec<CouponId>,
+    /// The same.
+    seen: HashSet<CouponId>,
     deferrals: Vec<ClaimAnswer>,
     appended_at_ms: Vec<i64>,
 }
@@ -68,6 +71,7 @@ impl<'a> Line<'a> {
     /// On assignment: every live coupon's state and view are said again, which heals whatever a zombie left last.
     pub(crate) fn take_over(&mut self) -> Result<(), Interrupted> {
         self.view.refresh_all(&self.ledger.lock());
+        self.states.all_changed(&self.ledger);
         self.states.publish(&self.ledger)
     }
 
@@ -241,6 +245,7 @@ impl<'a> Line<'a> {
             shared.metrics.claim_to_decided_seconds.observe(elapsed.as_secs_f64());
         }
         shared.metrics.watermark("outcomes", self.desk.partition(), self.next_src.number());
+        self.states.touched(&decided.touched);
         self.view.advance(&self.ledger.lock(), &decided.touched, &decided.deferrals);
     }
 }
@@ -276,8 +281,8 @@ impl Decided {
         let Some(coupon_id) = outcome.coupon_id() else {
             return;
         };
-        // Batches speak of few coupons, and mostly of the same one again.
-        if !self.touched.iter().rev().any(|touched| *touched == coupon_id) {
+        // Mostly it is the same one again.
+        if self.touched.last() != Some(&coupon_id) && self.seen.insert(coupon_id) {
             self.touched.push(coupon_id);
         }
         self.deferrals

@@ -79,6 +79,7 @@ impl Service for StockConsumer {
             view_maintenance: ViewMaintenance::new(&config.redis).map_err(fatal)?,
             view_deferrals: limits.by_partition("view_deferrals", config.decide.view_deferrals_max),
             checkpoint_loads: limits.limit("checkpoint_loads", config.decide.checkpoint_loads_max),
+            decided: Mutex::default(),
             redis_policy: Mutex::new(None),
             runtime: tokio::runtime::Handle::current(),
             context: context.clone(),

@@ -1,7 +1,7 @@
 //! What the service measures.
 
 use coupon_domain::outcome::{INVALID, InvalidReason};
-use coupon_domain::{ClaimCode, CommandCode, CouponState, HaltReason, Partition};
+use coupon_domain::{ClaimCode, CommandCode, CouponId, CouponState, HaltReason, Partition};
 use infrastructure_kafka::KafkaMetrics;
 use infrastructure_redis::RedisMetrics;
 use infrastructure_redis::metrics::{PING, WRITE_VIEW};
@@ -124,28 +124,26 @@ impl ServiceMetrics {
         }
     }
 
-    /// Shows the stock of these coupons: the first `most` by name, the others together.
-    pub(crate) fn stock<'a>(&self, coupons: impl Iterator<Item = &'a CouponState>, most: usize) {
-        let (mut quantity, mut issued) = (0, 0);
-        for (number, coupon) in coupons.enumerate() {
-            if number < most {
-                let id = coupon.coupon_id.to_string();
-                self.stock_quantity.with_label_values(&[id.as_str()]).set(coupon.quantity.into());
-                self.stock_issued.with_label_values(&[id.as_str()]).set(coupon.issued.into());
-            } else {
-                quantity += i64::from(coupon.quantity);
-                issued += i64::from(coupon.issued);
-            }
-        }
-        if quantity > 0 {
-            self.stock_quantity.with_label_values(&[OTHER]).set(quantity);
-            self.stock_issued.with_label_values(&[OTHER]).set(issued);
-        }
+    /// Shows the stock of a coupon in series of its own.
+    pub(crate) fn stock_of(&self, coupon: &CouponState) {
+        let id = coupon.coupon_id.to_string();
+        self.stock_quantity.with_label_values(&[id.as_str()]).set(coupon.quantity.into());
+        self.stock_issued.with_label_values(&[id.as_str()]).set(coupon.issued.into());
+    }
+
+    /// Shows in the sum of all others, of all partitions, what a coupon was and what it is.
+    pub(crate) fn stock_of_others(&self, before: Option<&CouponState>, now: Option<&CouponState>) {
+        let change = |of: fn(&CouponState) -> u32| {
+            let of = |state: Option<&CouponState>| state.map_or(0, |state| i64::from(of(state)));
+            of(now) - of(before)
+        };
+        self.stock_quantity.with_label_values(&[OTHER]).add(change(|state| state.quantity));
+        self.stock_issued.with_label_values(&[OTHER]).add(change(|state| state.issued));
     }
 
     /// Forgets the stock of a coupon that is closed or no longer ours.
-    pub(crate) fn forget_stock(&self, coupon: &CouponState) {
-        let id = coupon.coupon_id.to_string();
+    pub(crate) fn forget_stock(&self, coupon_id: CouponId) {
+        let id = coupon_id.to_string();
         drop(self.stock_quantity.remove_label_values(&[id.as_str()]));
         drop(self.stock_issued.remove_label_values(&[id.as_str()]));
     }

@@ -1,26 +1,39 @@
 //! Publishing coupon states for the gateways.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coupon_domain::wire::{PublishedState, encode_state};
-use coupon_domain::{CouponId, CouponState, CouponStatus, Ledger, Offset};
-use infrastructure_kafka::{NewRecord, Reader};
+use coupon_domain::wire::{DecidedUpTo, PublishedState, decided_key, encode_decided, encode_state};
+use coupon_domain::{CouponId, CouponState, CouponStatus, HaltReason, Ledger, Offset, Partition};
+use infrastructure_kafka::{AppendError, Batch, NewRecord, Reader};
 use parking_lot::Mutex;
 use service_runtime::Ended;
 use service_runtime::partition::Interrupted;
 
-use crate::worker::Desk;
+use crate::metrics::ServiceMetrics;
+use crate::worker::{Desk, Shared};
 
 /// How often the topic is looked at for states of retired coupons.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const SWEEP_RECORDS_MAX: usize = 10_000;
 
-/// Publishes the states of one partition's coupons.
+/// Publishes the states of one partition's coupons, and how far the partition is decided.
+///
+/// A coupon is looked at when a record spoke of it, and once in `decide.refresh_interval_ms`, in its turn: nothing here looks at all of them.
 pub(crate) struct StatePublisher<'a> {
     desk: Desk<'a>,
     published: HashMap<CouponId, Published>,
+    /// Those that may differ from what was published.
+    changed: HashSet<CouponId>,
+    /// The live ones, in the order in which they are said again.
+    turns: VecDeque<CouponId>,
+    /// Up to here they have had their turns.
+    turned: Instant,
+    /// What was published of the partition, and when.
+    decided: Option<(Offset, Instant)>,
+    stock: Stock,
     sweeper: Option<Reader>,
     next_sweep: Instant,
 }
@@ -30,90 +43,162 @@ type StateOrTombstone = (CouponId, Option<CouponState>);
 
 struct Published {
     state: CouponState,
-    decided: Offset,
     at: Instant,
 }
 
 impl<'a> StatePublisher<'a> {
     pub(crate) fn new(desk: Desk<'a>) -> Self {
-        Self { desk, published: HashMap::new(), sweeper: None, next_sweep: Instant::now() }
+        Self {
+            desk,
+            published: HashMap::new(),
+            changed: HashSet::new(),
+            turns: VecDeque::new(),
+            turned: Instant::now(),
+            decided: None,
+            stock: Stock::default(),
+            sweeper: None,
+            next_sweep: Instant::now(),
+        }
+    }
+
+    /// On assignment all are said.
+    pub(crate) fn all_changed(&mut self, ledger: &Mutex<Ledger>) {
+        self.changed.extend(ledger.lock().coupons().map(|state| state.coupon_id));
+    }
+
+    /// Records spoke of these coupons.
+    pub(crate) fn touched(&mut self, coupons: &[CouponId]) {
+        self.changed.extend(coupons);
     }
 
     /// Publishes what is due. Called when everything that the ledger holds is durable.
     pub(crate) fn publish(&mut self, ledger: &Mutex<Ledger>) -> Result<(), Interrupted> {
         let now = Instant::now();
         let sweeper = self.sweeper_due(now)?;
-        let (records, decided) = {
+        let (records, next_src) = {
             let ledger = ledger.lock();
-            let mut records = self.collect_due(&ledger, now);
+            let mut records = self.collect_changed(&ledger, now);
+            records.extend(self.collect_turns(&ledger, now));
             if let Some(sweeper) = sweeper {
                 records.extend(self.sweep_retired(&ledger, sweeper)?);
             }
             (records, ledger.next_src())
         };
-        self.append(&records, decided)?;
+        let decided = self.decided_is_due(next_src, now);
+        if records.is_empty() && !decided {
+            return Ok(());
+        }
+        self.append(&records, next_src, decided)?;
+        if decided {
+            self.decided = Some((next_src, now));
+            self.desk.shared.decided.lock().insert(self.desk.partition(), next_src);
+        }
+        let metrics = &self.desk.shared.metrics;
+        let most = usize::try_from(self.desk.shared.context.config.decide.metrics_coupons_max).unwrap_or(0);
         for (coupon_id, state) in records {
-            if let Some(state) = state {
-                self.published.insert(coupon_id, Published { state, decided, at: now });
+            let before = match state.clone() {
+                Some(state) => self.published.insert(coupon_id, Published { state, at: now }),
+                None => self.published.remove(&coupon_id),
+            };
+            if before.is_none() && state.is_some() {
+                self.turns.push_back(coupon_id);
             }
+            self.stock.show(metrics, most, before.as_ref().map(|before| &before.state), state.as_ref());
         }
         Ok(())
     }
 
-    fn collect_due(&mut self, ledger: &Ledger, now: Instant) -> Vec<StateOrTombstone> {
+    /// Those of the changed ones that are due; the rest stays for later.
+    fn collect_changed(&mut self, ledger: &Ledger, now: Instant) -> Vec<StateOrTombstone> {
         let mut records = Vec::new();
-        for state in ledger.coupons() {
+        let Self { desk, published, changed, .. } = self;
+        let interval = Duration::from_millis(desk.shared.context.config.decide.state_interval_ms.into());
+        changed.retain(|coupon_id| {
+            let Some(state) = ledger.coupon(*coupon_id) else { return false };
+            let known = published.get(coupon_id);
             if state.status == CouponStatus::Retired {
-                if let Some(published) = self.published.remove(&state.coupon_id) {
-                    records.push((state.coupon_id, None));
-                    self.desk.shared.metrics.forget_stock(&published.state);
-                }
-            } else if self.is_due(state, ledger.next_src(), now) {
-                records.push((state.coupon_id, Some(state.clone())));
+                records.extend(known.map(|_| (*coupon_id, None)));
+                return false;
             }
-        }
-        if !records.is_empty() {
-            self.show_stock(ledger);
-        }
+            if known.is_some_and(|known| known.state == *state) {
+                return false;
+            }
+            let waits = known.is_some_and(|known| {
+                !is_urgent(&known.state, state) && now.duration_since(known.at) < interval
+            });
+            if !waits {
+                records.push((*coupon_id, Some(state.clone())));
+            }
+            waits
+        });
         records
     }
 
-    fn is_due(&self, state: &CouponState, decided: Offset, now: Instant) -> bool {
-        let Some(published) = self.published.get(&state.coupon_id) else {
-            return true;
+    /// Those whose turn has come to be said again: all of them within the interval, spread over it.
+    fn collect_turns(&mut self, ledger: &Ledger, now: Instant) -> Vec<StateOrTombstone> {
+        let interval =
+            Duration::from_millis(self.desk.shared.context.config.decide.refresh_interval_ms.into());
+        let Some(each) = interval.checked_div(u32::try_from(self.turns.len()).unwrap_or(u32::MAX)) else {
+            self.turned = now;
+            return Vec::new();
         };
-        let config = &self.desk.shared.context.config.decide;
-        let age = now.duration_since(published.at);
-        let moved = published.decided != decided || published.state != *state;
-        is_urgent(&published.state, state)
-            || moved && age >= Duration::from_millis(config.state_interval_ms.into())
-            || age >= Duration::from_millis(config.refresh_interval_ms.into())
+        let mut records = Vec::new();
+        let due = usize::try_from(now.duration_since(self.turned).as_nanos() / each.as_nanos().max(1));
+        for _ in 0..due.unwrap_or(usize::MAX).min(self.turns.len()) {
+            let Some(coupon_id) = self.turns.pop_front() else { break };
+            self.turned += each;
+            let live = ledger.coupon(coupon_id).filter(|state| state.status != CouponStatus::Retired);
+            if let Some(state) = live.filter(|_| self.published.contains_key(&coupon_id)) {
+                self.turns.push_back(coupon_id);
+                records.push((coupon_id, Some(state.clone())));
+            }
+        }
+        // Whoever was held up does not catch up with several rounds at once.
+        self.turned = self.turned.max(now.checked_sub(interval).unwrap_or(now));
+        records
     }
 
-    fn append(&self, records: &[StateOrTombstone], decided: Offset) -> Result<(), Interrupted> {
-        let shared = self.desk.shared;
-        let lost = |error: infrastructure_kafka::AppendError| {
-            Interrupted::Ended(Ended::Fatal(format!("a coupon's state was not acknowledged: {error}")))
-        };
-        let mut batch = shared.producer.batch();
+    fn decided_is_due(&self, next_src: Offset, now: Instant) -> bool {
+        let config = &self.desk.shared.context.config.decide;
+        let due_after = |ms: u32, at: Instant| now.duration_since(at) >= Duration::from_millis(ms.into());
+        self.decided.is_none_or(|(published, at)| {
+            published != next_src && due_after(config.state_interval_ms, at)
+                || due_after(config.refresh_interval_ms, at)
+        })
+    }
+
+    fn append(
+        &self,
+        records: &[StateOrTombstone],
+        next_src: Offset,
+        with_decided: bool,
+    ) -> Result<(), Interrupted> {
+        let (partition, decided_offset) = (self.desk.partition(), next_src.previous());
+        let mut batch = self.desk.shared.producer.batch();
         for (coupon_id, state) in records {
-            let payload = state.as_ref().map(|state| {
-                encode_state(&PublishedState { state: state.clone(), decided_offset: decided.previous() })
-            });
-            let key = coupon_id.to_string();
-            let record = NewRecord {
-                topic: &shared.state_topic,
-                partition: self.desk.partition().number(),
-                key: key.as_bytes(),
-                payload: payload.as_deref(),
-                headers: &[],
-            };
-            batch.produce(record, &mut || self.desk.worker.turn()).map_err(lost)?;
+            let published = state.clone().map(|state| PublishedState { state, decided_offset });
+            let payload = published.as_ref().map(encode_state);
+            self.produce(&mut batch, coupon_id.to_string().as_bytes(), payload.as_deref())?;
         }
-        while batch.wait(Duration::from_secs(1)).map_err(lost)?.is_err() {
+        if with_decided {
+            let payload = encode_decided(&DecidedUpTo { partition, decided_offset, halted: None });
+            self.produce(&mut batch, decided_key(partition).as_bytes(), Some(&payload))?;
+        }
+        while batch.wait(Duration::from_secs(1)).map_err(|error| lost(&error))?.is_err() {
             self.desk.worker.turn();
         }
         Ok(())
+    }
+
+    fn produce(&self, batch: &mut Batch<'_>, key: &[u8], payload: Option<&[u8]>) -> Result<(), Interrupted> {
+        let record = NewRecord {
+            topic: &self.desk.shared.state_topic,
+            partition: self.desk.partition().number(),
+            key,
+            payload,
+            headers: &[],
+        };
+        batch.produce(record, &mut || self.desk.worker.turn()).map_err(|error| lost(&error))
     }
 
     /// The reader of the topic, when it is time to look at it.
@@ -160,21 +245,68 @@ impl<'a> StatePublisher<'a> {
         }
         Ok(retired)
     }
-
-    fn show_stock(&self, ledger: &Ledger) {
-        let open = |state: &&CouponState| matches!(state.status, CouponStatus::Active | CouponStatus::Paused);
-        let most = usize::try_from(self.desk.shared.context.config.decide.metrics_coupons_max).unwrap_or(0);
-        self.desk.shared.metrics.stock(ledger.coupons().filter(open), most);
-        for closed in ledger.coupons().filter(|state| state.status == CouponStatus::Closed) {
-            self.desk.shared.metrics.forget_stock(closed);
-        }
-    }
 }
 
 impl Drop for StatePublisher<'_> {
     fn drop(&mut self) {
+        let metrics = &self.desk.shared.metrics;
         for published in self.published.values() {
-            self.desk.shared.metrics.forget_stock(&published.state);
+            self.stock.show(metrics, 0, Some(&published.state), None);
+        }
+    }
+}
+
+/// Says that a partition stands still. Whoever goes on with it says how far it is, and by that that it moves.
+pub(crate) fn publish_halt(shared: &Arc<Shared>, partition: Partition, reason: HaltReason) {
+    let decided_offset = shared.decided.lock().get(&partition).and_then(|next_src| next_src.previous());
+    let shared = Arc::clone(shared);
+    let runtime = shared.runtime.clone();
+    drop(runtime.spawn(async move {
+        let payload = encode_decided(&DecidedUpTo { partition, decided_offset, halted: Some(reason) });
+        let key = decided_key(partition);
+        let record = NewRecord {
+            topic: &shared.state_topic,
+            partition: partition.number(),
+            key: key.as_bytes(),
+            payload: Some(&payload),
+            headers: &[],
+        };
+        if let Err(error) = shared.producer.append(record).await {
+            tracing::warn!(%partition, "gateways do not know that the partition stands still: {error}");
+        }
+    }));
+}
+
+fn lost(error: &AppendError) -> Interrupted {
+    Interrupted::Ended(Ended::Fatal(format!("a coupon's state was not acknowledged: {error}")))
+}
+
+/// Which coupons' stock has series of its own; that of all others is summed up.
+#[derive(Default)]
+struct Stock {
+    own: HashSet<CouponId>,
+}
+
+impl Stock {
+    /// Shows what a coupon has become; `most` have series of their own.
+    fn show(
+        &mut self,
+        metrics: &ServiceMetrics,
+        most: usize,
+        before: Option<&CouponState>,
+        now: Option<&CouponState>,
+    ) {
+        let is_open =
+            |state: &&CouponState| matches!(state.status, CouponStatus::Active | CouponStatus::Paused);
+        let (before, now) = (before.filter(is_open), now.filter(is_open));
+        let Some(coupon_id) = now.or(before).map(|state| state.coupon_id) else { return };
+        match now {
+            Some(state) if self.own.contains(&coupon_id) || before.is_none() && self.own.len() < most => {
+                self.own.insert(coupon_id);
+                metrics.stock_of(state);
+            }
+            None if self.own.remove(&coupon_id) => metrics.forget_stock(coupon_id),
+            _ => metrics.stock_of_others(before, now),
         }
     }
 }
@@ -187,10 +319,8 @@ fn is_urgent(before: &CouponState, now: &CouponState) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use coupon_domain::coupon::{LastCommand, UncheckedDefinition};
-    use coupon_domain::{CommandCode, CommandId, Partition, Round};
+    use coupon_domain::{CommandCode, CommandId, Round};
 
     use super::*;
 

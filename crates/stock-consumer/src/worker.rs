@@ -1,9 +1,10 @@
 //! What every worker of the service shares, and the job it does: start, take over, decide.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use coupon_domain::{HaltReason, Partition};
+use coupon_domain::{HaltReason, Offset, Partition};
 use infrastructure_kafka::{Connection, DeadLetterWriter, Lines, Producer};
 use infrastructure_redis::{ViewMaintenance, ViewWriter};
 use parking_lot::Mutex;
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::decide::Line;
 use crate::metrics::ServiceMetrics;
 use crate::resume::resume;
+use crate::state::publish_halt;
 
 /// What all partitions share.
 pub(crate) struct Shared {
@@ -35,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) view_maintenance: ViewMaintenance,
     pub(crate) view_deferrals: QueueByPartition,
     pub(crate) checkpoint_loads: Limit,
+    /// What was published of each partition: its first undecided offset.
+    pub(crate) decided: Mutex<HashMap<Partition, Offset>>,
     /// Redis' `maxmemory-policy`, as it said last.
     pub(crate) redis_policy: Mutex<Option<String>>,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -78,6 +82,7 @@ impl PartitionJob for Decider {
 
     fn halted(&self, partition: Partition, reason: HaltReason) {
         self.0.metrics.halted(partition, reason);
+        publish_halt(&self.0, partition, reason);
     }
 
     fn lifted(&self, partition: Partition, reason: HaltReason) {

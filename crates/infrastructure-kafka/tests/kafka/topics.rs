@@ -50,8 +50,10 @@ fn apply_creates_every_topic_as_promised_and_changes_nothing_the_second_time() {
             assert_eq!(settings["message.timestamp.type"], "LogAppendTime", "{name}");
         }
     }
-    let persisted = operator.settings(&installation.topic(Topic::Persisted));
-    assert_eq!(persisted["min.compaction.lag.ms"], day_ms.to_string());
+    for topic in [Topic::State, Topic::Persisted] {
+        let settings = operator.settings(&installation.topic(topic));
+        assert_eq!((&*settings["min.compaction.lag.ms"], &*settings["segment.ms"]), ("0", "600000"));
+    }
 
     assert_eq!(block_on(admin.apply()).unwrap(), all(&installation, &Applied::Unchanged));
 }
