@@ -55,9 +55,7 @@ async fn press(
     let _place = desk.in_flight.take().ok_or_else(|| {
         Problem::new(Code::Overloaded, "as many claims as this process takes are under way")
     })?;
-    let caller = desk.verifier.caller(request)?;
-    desk.rates.has_room()?;
-    desk.rates.admit(&caller.user_id)?;
+    let caller = desk.caller(request)?;
     without_fields(body, desk.context.config.http.body_bytes_max)?;
     let coupon_id = parse_coupon(path)?;
     let known = desk.known_coupon(coupon_id)?;
@@ -83,6 +81,7 @@ async fn press(
             .rests_on(known.decided_offset, advisory));
     }
 
+    desk.slots.admit(&known.state, &caller.user_id, claim_id.slot)?;
     let claim = Claim { claim_id, user_id: caller.user_id, received_at: desk.context.clock.now() };
     match desk.appender.claim(&claim, trace).await {
         Ok(ticket) => {
@@ -174,7 +173,7 @@ struct TicketView {
 
 #[derive(Serialize, ToSchema)]
 struct Links {
-    /// The claim's answer, at the notifier.
+    /// The answer to this press, at the notifier: what was said to an earlier one is none.
     claim: String,
     /// Its events, with the stream token.
     events: String,
@@ -197,7 +196,7 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
             appended_at: to_rfc3339(ticket.appended_at),
         },
         links: Links {
-            claim: location.clone(),
+            claim: answer_to_this_press(&location, ticket),
             events: format!("{location}/events?token={stream_token}"),
             mine: format!("/v1/coupons/{}/claims/mine", claim_id.coupon_id),
         },
@@ -209,8 +208,15 @@ fn accepted(desk: &Desk, key: &Key, claim_id: ClaimId, ticket: &Ticket) -> HttpR
         .json(body)
 }
 
+fn answer_to_this_press(location: &str, ticket: &Ticket) -> String {
+    match ticket.not_before {
+        Some(offset) => format!("{location}?after={offset}"),
+        None => location.to_owned(),
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use coupon_domain::coupon::{LastCommand, UncheckedDefinition};
@@ -229,12 +235,12 @@ mod tests {
         BrokerNow { earliest: at(ms), latest: at(ms), likely: at(ms) }
     }
 
-    fn state() -> CouponState {
+    pub(crate) fn state_of_limit(per_user_limit: u64) -> CouponState {
         let coupon_id = CouponId::new(Partition::new(0).unwrap(), Uuid::from_u128(1));
         let definition = UncheckedDefinition {
             name: "Tea".to_owned(),
             quantity: 2,
-            per_user_limit: 1,
+            per_user_limit,
             opens_at: 10_000,
             closes_at: 20_000,
             expiry: None,
@@ -255,6 +261,10 @@ mod tests {
             },
             last_grant_offset: None,
         }
+    }
+
+    fn state() -> CouponState {
+        state_of_limit(1)
     }
 
     fn key() -> Key {
@@ -341,9 +351,7 @@ mod tests {
 
     #[test]
     fn several_of_one_coupon_need_a_key_each() {
-        let mut raw = UncheckedDefinition::from(state().definition.as_ref().clone());
-        raw.per_user_limit = 2;
-        let several = CouponState { definition: Arc::new(raw.check().unwrap()), ..state() };
+        let several = state_of_limit(2);
         assert_eq!(slot(&state(), &key(), None).unwrap(), Slot::ONLY);
         assert_eq!(slot(&several, &key(), None).unwrap_err().code(), Code::InvalidRequest);
         let named = |name: &str| slot(&several, &key(), Some(name.parse().unwrap())).unwrap();

@@ -168,6 +168,8 @@ pub struct ClaimsSection {
     pub user_requests_burst: u32,
     /// Most users whose rate is remembered at once. Beyond it: 503.
     pub users_remembered_max: u32,
+    /// Most keys (slots) of one user that this gateway takes for one coupon of which several may be had; where the coupon allows more of itself, as many as that. Beyond it: 429.
+    pub slots_per_user_max: u32,
     /// A line in which something has waited for its decision for so long, in ms, gets no new coupons.
     pub line_late_ms: u32,
     /// How long a stream token opens its claim's events, in s.
@@ -183,6 +185,7 @@ impl Default for ClaimsSection {
             user_requests_per_s: 5,
             user_requests_burst: 10,
             users_remembered_max: 2_000_000,
+            slots_per_user_max: 32,
             line_late_ms: 30_000,
             stream_token_s: 600,
             notifier_url: String::new(),
@@ -196,11 +199,13 @@ impl Default for ClaimsSection {
 pub struct WalletSection {
     /// Most requests for wallets and redemptions being worked on at once; they share `postgres.pool_size_max` connections. Beyond it: 503 at once.
     pub requests_max: u32,
+    /// Whoever redeemed and hears no beat of the database for so long, in ms, publishes one itself: what a restore takes along is noticed, but for so much.
+    pub beat_interval_ms: u32,
 }
 
 impl Default for WalletSection {
     fn default() -> Self {
-        Self { requests_max: 1_000 }
+        Self { requests_max: 1_000, beat_interval_ms: 10_000 }
     }
 }
 
@@ -227,11 +232,15 @@ impl ServiceConfig for Config {
             ("user_requests_per_s", claims.user_requests_per_s, 1, 10_000),
             ("user_requests_burst", claims.user_requests_burst, 1, 10_000),
             ("users_remembered_max", claims.users_remembered_max, 1, 100_000_000),
+            ("slots_per_user_max", claims.slots_per_user_max, 1, 10_000),
             ("line_late_ms", claims.line_late_ms, 1_000, 600_000),
             ("stream_token_s", claims.stream_token_s, 10, 86_400),
         ];
         problems.extend(Problem::out_of_range("claims", &ranges));
-        let wallet = [("requests_max", self.wallet.requests_max, 1, 100_000)];
+        let wallet = [
+            ("requests_max", self.wallet.requests_max, 1, 100_000),
+            ("beat_interval_ms", self.wallet.beat_interval_ms, 1_000, 60_000),
+        ];
         problems.extend(Problem::out_of_range("wallet", &wallet));
         problems
     }

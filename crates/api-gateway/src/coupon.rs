@@ -44,7 +44,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.verifier.caller(&request)?;
+    desk.caller(&request)?;
     let known = desk.known_coupon(parse_coupon(&path)?)?;
     let (state, definition) = (&known.state, &known.state.definition);
     let (expires_at, expires_after_days) = spell_expiry(definition.expiry());
@@ -80,12 +80,14 @@ pub(crate) struct WatermarkView {
 pub(crate) async fn watermark(path: Path<String>, desk: Data<Desk>) -> Result<HttpResponse, Problem> {
     let known = desk.known_coupon(parse_coupon(&path)?)?;
     let PublishedState { state, decided_offset } = known.as_ref();
+    // The line is decided further than where this coupon last changed.
+    let decided = desk.states.decided(state.coupon_id.partition()).max(*decided_offset);
     let view = WatermarkView {
         coupon_id: state.coupon_id,
         status: Phase::of(state, desk.broker_now(state.coupon_id)),
         remaining: state.remaining(),
         round: state.round.number(),
-        decided_offset: decided_offset.map(coupon_domain::Offset::number),
+        decided_offset: decided.map(coupon_domain::Offset::number),
     };
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "public, max-age=1")).json(view))
 }
@@ -109,7 +111,7 @@ pub(crate) async fn mine(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let caller = desk.verifier.caller(&request)?;
+    let caller = desk.caller(&request)?;
     let known = desk.known_coupon(parse_coupon(&path)?)?;
     let claims = own_claims(&desk, &known.state, &caller.user_id, idempotency_key(&request)?)?;
     let answers = desk.prefilter(&claims).await.map(|view| view.answers).unwrap_or_default();

@@ -7,7 +7,9 @@ use actix_web::HttpRequest;
 use coupon_domain::wire::PublishedState;
 use coupon_domain::{ClaimId, CouponId, CouponState, Key, KeyId, KeyRing, UserId};
 use infrastructure_http::trace::{self, Arrived};
-use infrastructure_http::{AdminVerifier, Code, Operator, Problem, Scope, UserVerifier, claim_view};
+use infrastructure_http::{
+    AdminVerifier, Caller, Code, Operator, Problem, Scope, UserRates, UserVerifier, claim_view,
+};
 use infrastructure_kafka::{Connection, TopicLayout};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::{Prefilter, RedisError, ViewReader};
@@ -15,13 +17,14 @@ use service_runtime::trace::{NewSpan, Span, SpanKind};
 use service_runtime::{Context, Limit, Place};
 
 use crate::append::Appender;
+use crate::beats::Beats;
 use crate::broker_clock::{BrokerClocks, BrokerNow};
 use crate::config::Config;
 use crate::line_watch::LineWatch;
 use crate::metrics::ServiceMetrics;
 use crate::published::Published;
-use crate::rate_limit::UserRates;
 use crate::state_map::StateMap;
+use crate::user_slots::UserSlots;
 
 /// The name in metrics and logs.
 pub const NAME: &str = "api-gateway";
@@ -41,6 +44,9 @@ pub(crate) struct Desk {
     pub(crate) broker_clocks: Arc<BrokerClocks>,
     pub(crate) lines: Arc<LineWatch>,
     pub(crate) rates: UserRates,
+    pub(crate) slots: UserSlots,
+    pub(crate) beats: Beats,
+    pub(crate) persisted_topic: String,
     pub(crate) in_flight: Limit,
     /// Looks into the log on behalf of operators.
     pub(crate) log_reads: Limit,
@@ -132,10 +138,14 @@ impl Desk {
         let place = self.wallet_requests.take().ok_or_else(|| {
             Problem::new(Code::Overloaded, "as many requests for wallets as this process takes are under way")
         })?;
+        Ok((self.caller(request)?.user_id, place))
+    }
+
+    /// The caller, if they have not asked too often.
+    pub(crate) fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
         let caller = self.verifier.caller(request)?;
-        self.rates.has_room()?;
         self.rates.admit(&caller.user_id)?;
-        Ok((caller.user_id, place))
+        Ok(caller)
     }
 
     /// The operator who asks, if they may do this.

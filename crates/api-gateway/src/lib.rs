@@ -6,6 +6,7 @@
 
 mod admin;
 mod append;
+mod beats;
 mod broker_clock;
 mod claim;
 mod config;
@@ -20,16 +21,18 @@ mod own_claims;
 mod paths;
 mod postgres;
 mod published;
-mod rate_limit;
 mod redemption;
 mod state_map;
+mod user_slots;
 mod wallet;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::{self, Data};
-use infrastructure_http::{AccessLog, AdminVerifier, Farewell, UserVerifier, listener};
+use infrastructure_http::{
+    AccessLog, AdminVerifier, Farewell, RateMetrics, RateSettings, UserRates, UserVerifier, listener,
+};
 use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
@@ -40,16 +43,20 @@ pub use config::Config;
 pub use desk::NAME;
 
 use append::{Appender, InFlight, StrangeLines};
+use beats::Beats;
 use broker_clock::BrokerClocks;
 use desk::Desk;
 use line_watch::LineWatch;
 use metrics::ServiceMetrics;
 use published::Published;
-use rate_limit::UserRates;
 use state_map::StateMap;
+use user_slots::UserSlots;
 
 /// Looks into the log on behalf of operators that go on at once: each takes a thread and reads up to a few hundred thousand records.
 const LOG_READS_MAX: u32 = 2;
+
+/// How long the last beats may take when the process ends: a store that is away must not hold it up.
+const LAST_BEATS_MAX: Duration = Duration::from_secs(2);
 
 /// The service.
 pub struct ApiGateway;
@@ -79,7 +86,9 @@ impl Service for ApiGateway {
         let logs = (layout.name(Topic::Claims), layout.name(Topic::Outcomes));
         let lines = LineWatch::start(&context, &connection, logs)?;
         let topics = TopicsWatch::start(&context, &connection, layout.clone())?;
-        metrics.kafka.produces(&layout.name(Topic::Claims));
+        for topic in [Topic::Claims, Topic::Persisted] {
+            metrics.kafka.produces(&layout.name(topic));
+        }
         let states = Arc::new(StateMap::default());
         state_map::start(&context, &connection, layout.name(Topic::State), &states, &metrics)?;
         let published = Arc::new(Published::default());
@@ -106,7 +115,25 @@ impl Service for ApiGateway {
                 in_flight: InFlight::default(),
                 strange_lines: StrangeLines::default(),
             },
-            rates: UserRates::new(&config.claims, &limits),
+            rates: UserRates::new(
+                RateSettings {
+                    per_s: config.claims.user_requests_per_s,
+                    burst: config.claims.user_requests_burst,
+                    users_max: config.claims.users_remembered_max,
+                },
+                RateMetrics {
+                    remembered: limits.depth_of("users_remembered", config.claims.users_remembered_max),
+                    rate_hits: limits.hits_of("user_requests_per_s"),
+                    users_hits: limits.hits_of("users_remembered"),
+                },
+            ),
+            slots: UserSlots::new(
+                config.claims.slots_per_user_max,
+                config.claims.users_remembered_max,
+                limits.hits_of("slots_per_user"),
+            ),
+            beats: Beats::default(),
+            persisted_topic: layout.name(Topic::Persisted),
             in_flight: limits.limit("claims_in_flight", config.claims.in_flight_max),
             log_reads: limits.limit("admin_log_reads", LOG_READS_MAX),
             kafka: connection.clone(),
@@ -127,6 +154,14 @@ impl Service for ApiGateway {
             async move { drop(desk.view.ping().await) }
         });
         context.keep_asking_postgres(&config.postgres, &desk.metrics.postgres);
+        let covered = desk.clone();
+        context.keep_asking("cover-redemptions", move || {
+            let desk = covered.clone();
+            async move {
+                let patience = Duration::from_millis(desk.context.config.wallet.beat_interval_ms.into());
+                desk.cover_redemptions(patience).await;
+            }
+        });
 
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());
         let farewell = Farewell::default();
@@ -157,6 +192,8 @@ impl Service for ApiGateway {
         for server in serving {
             drop(server.await);
         }
+        // What nobody has covered yet nobody else knows of.
+        drop(tokio::time::timeout(LAST_BEATS_MAX, desk.cover_redemptions(Duration::ZERO)).await);
         Ok(())
     }
 }

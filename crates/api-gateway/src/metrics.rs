@@ -10,7 +10,7 @@ use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
 
 /// What is asked of PostgreSQL.
-const POSTGRES_OPERATIONS: [&str; 12] = [
+const POSTGRES_OPERATIONS: [&str; 13] = [
     "claim_standings",
     "count_claims",
     "find_command",
@@ -22,6 +22,7 @@ const POSTGRES_OPERATIONS: [&str; 12] = [
     "list_events",
     "list_wallet",
     metrics::PING,
+    "raise_beat",
     "redeem",
 ];
 

@@ -36,13 +36,13 @@ pub fn user() -> Document {
                 .answers::<ClaimView>(200, "The log has answered this claim already", &[LOCATION])
                 .answers::<Accepted>(202, "The log has it", &[LOCATION])
                 .refuses(&[Code::UnknownCoupon, Code::NotOpen, Code::Paused, Code::SoldOut, Code::Closed, Code::RateLimited])
-                .refuses(&[Code::Overloaded, Code::InDoubt, Code::NotAccepted, Code::LogMismatch, Code::Unavailable]),
+                .refuses(&[Code::TooManyKeys, Code::Overloaded, Code::InDoubt, Code::NotAccepted, Code::LogMismatch, Code::Unavailable]),
         )
         .route(
             Route::get("/v1/coupons/{coupon_id}", "coupon", Access::User, "The offer")
                 .path_parameter(COUPON_ID.0, COUPON_ID.1)
                 .answers::<CouponView<'_>>(200, "The offer as it stands", &[])
-                .refuses(&[Code::UnknownCoupon, Code::Unavailable]),
+                .refuses(&[Code::UnknownCoupon, Code::RateLimited, Code::Overloaded, Code::Unavailable]),
         )
         .route(
             Route::get("/v1/coupons/{coupon_id}/watermark", "watermark", Access::Public, "Everybody's progress bar")
@@ -56,7 +56,7 @@ pub fn user() -> Document {
                 .path_parameter(COUPON_ID.0, COUPON_ID.1)
                 .idempotency_key(false, "required where a user may hold several of the coupon: whose claims")
                 .answers::<OwnClaims>(200, "What is known of them here; their Locations know more", &[])
-                .refuses(&[Code::UnknownCoupon, Code::Unavailable]),
+                .refuses(&[Code::UnknownCoupon, Code::RateLimited, Code::Overloaded, Code::Unavailable]),
         )
         .route(
             Route::get("/v1/me/coupons", "wallet", Access::User, "What the caller holds")

@@ -71,13 +71,18 @@ async fn redeem(
         response.insert_header(("Cache-Control", "no-store")).json(HeldCouponView::from(held))
     };
     match redeemed {
-        Some(Redeemed::Now(held)) => Ok(used(HttpResponse::Created(), held)),
+        Some(Redeemed::Now(held)) => {
+            desk.beats.redeemed(claim_id.coupon_id.partition(), Instant::now());
+            Ok(used(HttpResponse::Created(), held))
+        }
         Some(Redeemed::Before(held)) => Ok(used(HttpResponse::Ok(), held)),
         Some(obstacle) => Err(problem(&obstacle)),
         None => Err(Problem::new(
             Code::Unavailable,
-            "this gateway has not read coupon.persisted to its end, so it does not know whether PostgreSQL was put back in time; \
-             nothing was redeemed",
+            format!(
+                "this gateway does not know all of coupon.persisted, so not whether PostgreSQL was put back in time: {}; nothing was redeemed",
+                desk.published.what_is_read()
+            ),
         )),
     }
 }
@@ -114,7 +119,7 @@ fn problem(obstacle: &Redeemed) -> Problem {
 }
 
 /// May be redeemed in this database?
-enum Passage {
+pub(crate) enum Passage {
     Open,
     Closed(Closure),
     /// What was published of it is not known far enough.
@@ -123,7 +128,7 @@ enum Passage {
 
 /// Compares the database with what was published of it, and closes redeeming where it was put back in time. Nothing is redeemed between
 /// the look and the closure: this request goes no further.
-async fn pass(
+pub(crate) async fn pass(
     published: &Published,
     connection: &mut PooledConnection,
     connected_at: Instant,

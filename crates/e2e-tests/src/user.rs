@@ -101,6 +101,19 @@ impl User {
         Ok(answer)
     }
 
+    /// The answer to this very press, waited for: what was said to an earlier one is none.
+    ///
+    /// # Errors
+    /// There is none within the notifier's longest wait.
+    pub async fn answer_to(&self, pressed: &Answer) -> Result<Answer> {
+        ensure!(pressed.status == StatusCode::ACCEPTED, "{} has no ticket: {pressed:?}", self.name);
+        let offset = pressed.body.pointer("/ticket/offset").context("the ticket names its place")?;
+        let path = format!("/v1/claims/{}?after={offset}", pressed.text("claim_id"));
+        let answer = self.notifier.get(&path, &[("Prefer", "wait=30")]).await?;
+        ensure!(!answer.code().is_empty(), "{} has no answer: {answer:?}", self.name);
+        Ok(answer)
+    }
+
     /// Presses and waits: the code that the log or the gateway answers.
     ///
     /// # Errors
@@ -110,7 +123,7 @@ impl User {
         if pressed.status != StatusCode::ACCEPTED {
             return Ok(pressed.code().to_owned());
         }
-        Ok(self.answer(pressed.text("claim_id")).await?.code().to_owned())
+        Ok(self.answer_to(&pressed).await?.code().to_owned())
     }
 
     /// Presses, wins and waits until PostgreSQL holds the coupon; the claim's id.

@@ -96,13 +96,26 @@ impl ClaimView {
         Self { status: Status::Decided, code: Some(ClaimCode::Closed.as_str()), ..Self::pending(claim_id) }
     }
 
+    /// A claim of a user who holds what they may, of which nothing is written: every further press is answered so.
+    #[must_use]
+    pub fn already_issued(claim_id: ClaimId, winner: Option<ClaimId>) -> Self {
+        Self {
+            status: Status::Decided,
+            code: Some(ClaimCode::AlreadyIssued.as_str()),
+            is_final: true,
+            granted_claim_id: winner,
+            ..Self::pending(claim_id)
+        }
+    }
+
     /// A claim with an answer.
     #[must_use]
     pub fn answered(answer: &ClaimAnswer) -> Self {
         Self {
             status: if answer.code.is_deferral() { Status::Deferred } else { Status::Decided },
             code: Some(answer.code.as_str()),
-            is_final: answer.is_final,
+            // By rules 2 it is remembered nowhere, but never changes.
+            is_final: answer.is_final || answer.code == ClaimCode::AlreadyIssued,
             decided_offset: Some(answer.decided_offset.number()),
             decided_at: Some(to_rfc3339(answer.decided_at)),
             issue_no: answer.issue_no,

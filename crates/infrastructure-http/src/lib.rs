@@ -11,9 +11,11 @@ pub mod openapi;
 pub mod problem;
 pub mod time;
 pub mod trace;
+mod user_rates;
 
 pub use access::AccessLog;
 pub use auth::{AdminVerifier, AuthSection, Caller, Operator, Scope, TokenMint, UserVerifier};
 pub use claim_view::ClaimView;
 pub use listener::{Farewell, HttpSection};
 pub use problem::{Code, Problem};
+pub use user_rates::{RateMetrics, RateSettings, UserRates};

@@ -46,6 +46,8 @@ pub enum Code {
     IdempotencyKeyReused,
     /// More requests than one user may send.
     RateLimited,
+    /// More keys than one user may use for one coupon; waiting does not help.
+    TooManyKeys,
     /// More than this process takes at once.
     Overloaded,
     /// The log did not acknowledge: the claim may stand in it or not. Its Location tells.
@@ -84,6 +86,7 @@ impl Code {
             Self::Expired => "expired",
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RateLimited => "rate_limited",
+            Self::TooManyKeys => "too_many_keys",
             Self::Overloaded => "overloaded",
             Self::InDoubt => "in_doubt",
             Self::NotAccepted => "not_accepted",
@@ -108,7 +111,7 @@ impl Code {
             Self::NotOpen | Self::Paused | Self::SoldOut | Self::AlreadyUsed => StatusCode::CONFLICT,
             Self::Closed | Self::Expired => StatusCode::GONE,
             Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::TooManyKeys => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded
             | Self::InDoubt
             | Self::NotAccepted
@@ -137,6 +140,7 @@ impl Code {
             Self::Expired => "Expired",
             Self::IdempotencyKeyReused => "The Idempotency-Key was used with another body",
             Self::RateLimited => "Too many requests",
+            Self::TooManyKeys => "Too many keys",
             Self::Overloaded => "Too busy",
             Self::InDoubt => "Not acknowledged",
             Self::NotAccepted => "Not accepted",

@@ -6,7 +6,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use time::OffsetDateTime;
 
-use crate::connection::{Connection, PostgresError};
+use crate::connection::{Connection, PooledConnection, PostgresError};
 use crate::rows;
 use crate::schema::partition_progress;
 
@@ -124,4 +124,23 @@ pub async fn beat(
         .await
         .optional()?;
     Ok(beat)
+}
+
+/// Raises the beat of a partition, wherever its writer stands: for whoever redeems while that is silent. None: the partition has no row.
+///
+/// # Errors
+/// [`PostgresError`].
+pub async fn raise_beat(
+    connection: &mut PooledConnection,
+    partition: Partition,
+) -> Result<Option<Progress>, PostgresError> {
+    use partition_progress::dsl;
+
+    let row: Option<ProgressRow> = diesel::update(partition_progress::table.find(partition.number()))
+        .set(dsl::beat.eq(dsl::beat + 1))
+        .returning(ProgressRow::as_returning())
+        .get_result(connection)
+        .await
+        .optional()?;
+    row.map(Progress::try_from).transpose()
 }

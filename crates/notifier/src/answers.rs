@@ -15,6 +15,8 @@ pub(crate) fn followed(claim_id: ClaimId, followed: &Followed) -> ClaimView {
         Followed::Answer(answer, _) => ClaimView::answered(answer),
         Followed::Parked(offset) => ClaimView::parked(claim_id, *offset),
         Followed::Forgotten => ClaimView::closed(claim_id),
+        Followed::AlreadyIssued(refusal) => ClaimView::already_issued(claim_id, refusal.winner),
+        Followed::Replaced => ClaimView::pending(claim_id),
     }
 }
 
@@ -41,7 +43,9 @@ impl DecidedView {
     pub(crate) fn new(claim_id: ClaimId, followed: &Followed) -> Self {
         let traceparent = match followed {
             Followed::Answer(_, trace) => trace.map(|context| context.to_string()),
-            Followed::Parked(_) | Followed::Forgotten => None,
+            Followed::Parked(_) | Followed::Forgotten | Followed::AlreadyIssued(_) | Followed::Replaced => {
+                None
+            }
         };
         Self { claim: self::followed(claim_id, followed), traceparent }
     }

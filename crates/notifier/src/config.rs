@@ -63,6 +63,18 @@ pub struct NotifySection {
     pub streams_max: u32,
     /// Most clients waiting for an answer at once, streams included. Beyond it: 503.
     pub waiters_max: u32,
+    /// Most streams and waits for one claim at once; beyond it the one who came first gives way.
+    pub waiters_per_claim_max: u32,
+    /// Most streams and waits of one user at once, as far as they come with the user's token. Beyond it: 429.
+    pub waiters_per_user_max: u32,
+    /// Requests per second that one user (or one claim's stream token) may send, on average.
+    pub user_requests_per_s: u32,
+    /// Requests that one user may send at once.
+    pub user_requests_burst: u32,
+    /// Most users whose rate is remembered at once. Beyond it: 503.
+    pub users_remembered_max: u32,
+    /// Longest life of a stream, in s: then it ends with a hint to come back.
+    pub stream_s_max: u32,
     /// Longest wait that `Prefer: wait=n` gets, in s.
     pub wait_s_max: u32,
     /// A stream that has nothing to say sends a comment this often, in ms: proxies cut idle connections.
@@ -80,6 +92,12 @@ impl Default for NotifySection {
         Self {
             streams_max: 50_000,
             waiters_max: 100_000,
+            waiters_per_claim_max: 3,
+            waiters_per_user_max: 20,
+            user_requests_per_s: 10,
+            user_requests_burst: 20,
+            users_remembered_max: 2_000_000,
+            stream_s_max: 300,
             wait_s_max: 30,
             heartbeat_ms: 15_000,
             persisted_wait_ms: 5_000,
@@ -109,6 +127,12 @@ impl ServiceConfig for Config {
         let ranges = [
             ("streams_max", notify.streams_max, 1, 1_000_000),
             ("waiters_max", notify.waiters_max, 1, 1_000_000),
+            ("waiters_per_claim_max", notify.waiters_per_claim_max, 1, 1_000),
+            ("waiters_per_user_max", notify.waiters_per_user_max, 1, 100_000),
+            ("user_requests_per_s", notify.user_requests_per_s, 1, 10_000),
+            ("user_requests_burst", notify.user_requests_burst, 1, 10_000),
+            ("users_remembered_max", notify.users_remembered_max, 1, 100_000_000),
+            ("stream_s_max", notify.stream_s_max, 5, 86_400),
             ("wait_s_max", notify.wait_s_max, 1, 300),
             ("heartbeat_ms", notify.heartbeat_ms, 100, 60_000),
             ("persisted_wait_ms", notify.persisted_wait_ms, 0, 60_000),

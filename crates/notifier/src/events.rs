@@ -23,6 +23,7 @@ use crate::Desk;
 use crate::answers::{DecidedView, PersistedView};
 use crate::claims::{no_such_claim, parse_claim};
 use crate::follow::{Followed, Following};
+use crate::look_up::Question;
 
 /// How often a waiting client is told how many are ahead, if that has changed.
 const POSITION_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,23 +40,23 @@ pub(crate) async fn stream(
     parameters: Query<Parameters>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let claim_id = parse_claim(&path)?;
-    let ticket = admit(&request, &parameters, &claim_id, &desk)?;
+    let question = admit(&request, &parameters, parse_claim(&path)?, &desk)?;
     if desk.context.shutdown.is_requested() {
         return Err(Problem::new(Code::ShuttingDown, "this process is about to end; try again"));
     }
-    if let Some(seen) = last_event_id(&request)
-        && let Some(answer) = desk.follower.look(&claim_id, false).await.answer
-        && answer.is_final
-        && answer.decided_offset == seen
-    {
-        return Ok(HttpResponse::NoContent().finish());
+    if let Some(seen) = last_event_id(&request) {
+        let found = desk.follower.look(&question, false).await;
+        let is_final = |answer: &ClaimAnswer| answer.is_final && answer.decided_offset == seen;
+        let is_of_this_press = question.ticket.is_some() && question.is_of_this_press(seen);
+        if found.answer.as_ref().is_some_and(is_final) || found.already_issued.is_some() && is_of_this_press {
+            return Ok(HttpResponse::NoContent().finish());
+        }
     }
     let place = desk
         .streams
         .take()
         .ok_or_else(|| Problem::new(Code::Overloaded, "as many streams as this process takes are open"))?;
-    let following = desk.follower.register(claim_id, ticket)?;
+    let following = desk.follower.register(question)?;
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream")
         .insert_header(("Cache-Control", "no-store"))
@@ -64,20 +65,26 @@ pub(crate) async fn stream(
         .streaming(converse(desk, following, place)))
 }
 
-/// Lets in the claim's own user, or whoever holds its stream token; returns the ticket that the token carries.
+/// Lets in the claim's own user, or whoever holds its stream token, which carries the ticket.
 fn admit(
     request: &HttpRequest,
     parameters: &Parameters,
-    claim_id: &ClaimId,
+    claim_id: ClaimId,
     desk: &Desk,
-) -> Result<Option<Offset>, Problem> {
+) -> Result<Question, Problem> {
     if let Some(token) = &parameters.token {
         let token: StreamToken = token.parse().map_err(unauthorized)?;
-        token.verify(&desk.keys, claim_id, desk.context.clock.now()).map_err(unauthorized)?;
-        return Ok(token.ticket_offset);
+        token.verify(&desk.keys, &claim_id, desk.context.clock.now()).map_err(unauthorized)?;
+        desk.rates.admit(&claim_id)?;
+        return Ok(Question { claim_id, user_id: None, ticket: token.ticket_offset });
     }
     let caller = desk.verifier.caller(request)?;
-    if desk.keys.owns(claim_id, &caller.user_id) { Ok(None) } else { Err(no_such_claim()) }
+    desk.rates.admit(&caller.user_id)?;
+    if desk.keys.owns(&claim_id, &caller.user_id) {
+        Ok(Question { claim_id, user_id: Some(caller.user_id), ticket: None })
+    } else {
+        Err(no_such_claim())
+    }
 }
 
 fn unauthorized(refused: coupon_domain::stream_token::StreamTokenRefused) -> Problem {
@@ -99,8 +106,8 @@ fn converse(
         let _place = place;
         let mut life = Life::new(&desk);
         let settings = &desk.context.config.notify;
-        let claim_id = *following.claim_id();
-        let (ticket, tail) = (following.ticket(), following.tail().clone());
+        let (question, tail) = (following.question().clone(), following.tail().clone());
+        let (claim_id, ticket) = (question.claim_id, question.ticket);
         // At most this many stand before the ticket.
         let ahead_now = || ticket.map(|ticket| ticket.since(tail.next_src()));
         let mut ahead = ahead_now();
@@ -111,11 +118,12 @@ fn converse(
         let mut persisted = tail.persisted();
         let mut heartbeat = ticks(Duration::from_millis(settings.heartbeat_ms.into()));
         let mut look_around = ticks(POSITION_INTERVAL);
+        let mut end_of_life = std::pin::pin!(tokio::time::sleep(Duration::from_secs(settings.stream_s_max.into())));
         let interval = Duration::from_millis(settings.look_up_interval_ms.into());
         let mut following = std::pin::pin!(desk.follower.follow(&mut following, interval));
         let followed = loop {
             tokio::select! {
-                followed = &mut following => break Some(followed),
+                followed = &mut following => break Ok(followed),
                 _ = heartbeat.tick() => yield Ok(comment("still here")),
                 _ = look_around.tick(), if ticket.is_some() => {
                     let now = ahead_now();
@@ -124,25 +132,35 @@ fn converse(
                         yield Ok(life.event("position", None, &Position { ahead: now.unwrap_or(0) }));
                     }
                 }
-                () = desk.context.shutdown.requested() => break None,
+                () = &mut end_of_life => break Err("aged"),
+                () = desk.context.shutdown.requested() => break Err("shutdown"),
             }
         };
-        let Some(followed) = followed else {
-            yield Ok(life.retry_elsewhere());
-            return;
+        let followed = match followed {
+            Ok(Followed::Replaced) => Err("replaced"),
+            followed => followed,
+        };
+        let followed = match followed {
+            Ok(followed) => followed,
+            Err(reason) => {
+                yield Ok(life.come_back(reason));
+                return;
+            }
         };
         yield Ok(life.event("decided", None, &DecidedView::new(claim_id, &followed)));
         let end_id = match &followed {
-            Followed::Parked(_) | Followed::Forgotten => None,
+            Followed::Parked(_) | Followed::Forgotten | Followed::Replaced => None,
+            // Whoever asks again gets it again: whatever stands behind the ticket, there is nothing more to say.
+            Followed::AlreadyIssued(_) => ticket,
             Followed::Answer(answer, _) => {
                 desk.told_at(answer, &desk.metrics.told_by_stream_seconds);
                 if answer.code == ClaimCode::Granted
-                    && let Some(issued) = await_persisted(&desk, answer, &mut persisted).await
+                    && let Some(issued) = await_persisted(&desk, &question, answer, &mut persisted).await
                 {
                     yield Ok(life.event("persisted", None, &PersistedView::new(claim_id, issued)));
                 }
                 // A deferral is not the last word: pressing again opens another stream of the same claim.
-                answer.is_final.then_some(answer.decided_offset)
+                (answer.is_final || answer.code == ClaimCode::AlreadyIssued).then_some(answer.decided_offset)
             }
         };
         life.reason = "end";
@@ -153,6 +171,7 @@ fn converse(
 /// Waits until PostgreSQL reflects the grant, and fetches the coupon.
 async fn await_persisted(
     desk: &Desk,
+    question: &Question,
     answer: &ClaimAnswer,
     persisted: &mut watch::Receiver<Option<PersistedWatermark>>,
 ) -> Option<IssuedCoupon> {
@@ -162,7 +181,7 @@ async fn await_persisted(
     };
     let waiting = async {
         persisted.wait_for(reflects).await.ok()?;
-        desk.follower.look(&answer.claim_id, true).await.issued
+        desk.follower.look(question, true).await.issued
     };
     tokio::select! {
         issued = tokio::time::timeout(patience, waiting) => issued.ok().flatten(),
@@ -207,9 +226,9 @@ impl<'a> Life<'a> {
         Bytes::from(format!("event: {name}\n{id}data: {data}\n\n"))
     }
 
-    /// The process ends: come back, not all at once.
-    fn retry_elsewhere(&mut self) -> Bytes {
-        self.reason = "shutdown";
+    /// The stream ends without an answer: come back, not all at once.
+    fn come_back(&mut self, reason: &'static str) -> Bytes {
+        self.reason = reason;
         let spread = self.desk.context.config.notify.retry_spread_ms;
         Bytes::from(format!("retry: {}\n\n", rand::random_range(100..=spread.max(100))))
     }

@@ -10,12 +10,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coupon_domain::{ClaimAnswer, ClaimCode, ClaimId, Offset};
+use coupon_domain::{ClaimAnswer, ClaimCode, Offset};
 use infrastructure_http::{Code, Problem};
 use service_runtime::trace::TraceContext;
 use service_runtime::{Limit, Place};
 
-use crate::look_up::{Found, Stores};
+use crate::look_up::{AlreadyIssued, Found, Question, Stores};
+use crate::per_user::{PerUser, UserPlace};
 use crate::tail::{TailState, Tails};
 use crate::waiters::{Registration, Told, Waiters};
 
@@ -28,6 +29,10 @@ pub(crate) enum Followed {
     Parked(Offset),
     /// The coupon is retired, and nothing is written of this claim: it came too late.
     Forgotten,
+    /// The user holds what they may, and nothing is written of this press.
+    AlreadyIssued(AlreadyIssued),
+    /// As many follow this claim as may, and somebody came later: whoever was told so comes back, or not.
+    Replaced,
 }
 
 /// Follows claims.
@@ -36,12 +41,13 @@ pub(crate) struct Follower {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) stores: Stores,
     pub(crate) waiting: Limit,
+    /// Of users who are known by their token.
+    pub(crate) per_user: PerUser,
 }
 
 /// A claim that is being followed.
 pub(crate) struct Following {
-    claim_id: ClaimId,
-    ticket: Option<Offset>,
+    question: Question,
     tail: Arc<TailState>,
     registration: Registration,
     /// What the tail has not told lies before this outcome offset; none while it stands still.
@@ -49,11 +55,14 @@ pub(crate) struct Following {
     /// False where the answer to the ticket is certain to come past the tail.
     must_look: bool,
     _place: Place,
+    _of_user: Option<UserPlace>,
 }
 
 impl Follower {
-    /// Registers a waiter. `ticket` is where this press of the button was appended, where known: a deferral from before it is no answer.
-    pub(crate) fn register(&self, claim_id: ClaimId, ticket: Option<Offset>) -> Result<Following, Problem> {
+    /// Registers a waiter.
+    pub(crate) fn register(&self, question: Question) -> Result<Following, Problem> {
+        let Question { claim_id, ticket, .. } = question;
+        let of_user = question.user_id.as_ref().map(|user_id| self.per_user.take(user_id)).transpose()?;
         let tail = self
             .tails
             .of(claim_id.coupon_id.partition())
@@ -71,7 +80,15 @@ impl Follower {
         // Only now: whatever the tail reads from here on, it tells.
         let untold_before = Some(tail.next_offset());
         let must_look = ticket.is_none_or(|ticket| ticket < tail.next_src());
-        Ok(Following { claim_id, ticket, tail, registration, untold_before, must_look, _place: place })
+        Ok(Following {
+            question,
+            tail,
+            registration,
+            untold_before,
+            must_look,
+            _place: place,
+            _of_user: of_user,
+        })
     }
 
     /// Waits for the answer. Never ends where there is none; the caller decides how long to wait.
@@ -84,7 +101,8 @@ impl Follower {
         loop {
             tokio::select! {
                 told = following.registration.told() => match told {
-                    Told::Parked(offset) if following.is_of_this_press(offset) => return Followed::Parked(offset),
+                    Told::Replaced => return Followed::Replaced,
+                    Told::Parked(offset) if following.question.is_of_this_press(offset) => return Followed::Parked(offset),
                     Told::Parked(_) => {}
                     Told::Answer(answer, _) if answer.code == ClaimCode::Closed && !answer.is_final => {
                         closed = Some(answer);
@@ -92,7 +110,7 @@ impl Follower {
                         looking = true;
                         next_look.reset_immediately();
                     }
-                    Told::Answer(answer, trace) if following.is_answered_by(&answer) => {
+                    Told::Answer(answer, trace) if following.question.is_answered_by(&answer) => {
                         return Followed::Answer(answer, trace);
                     }
                     Told::Answer(..) => {}
@@ -101,13 +119,16 @@ impl Follower {
                 () = following.tail.until_halted(), if !looking => looking = true,
                 _ = next_look.tick(), if looking => {
                     following.untold_before = following.tail.untold_before(following.untold_before);
-                    let found = self.stores.look_up(&following.claim_id, false).await;
+                    let found = self.stores.look_up(&following.question, false).await;
                     // A retired coupon's claims are closed, whatever became of them before.
-                    let parked = found.parked.filter(|offset| !found.retired && following.is_of_this_press(*offset));
+                    let parked = found.parked.filter(|offset| !found.retired && following.question.is_of_this_press(*offset));
                     if let Some(offset) = parked {
                         return Followed::Parked(offset);
                     }
-                    if let Some(answer) = found.answer.filter(|answer| following.is_answered_by(answer)) {
+                    if let Some(refusal) = found.already_issued {
+                        return Followed::AlreadyIssued(refusal);
+                    }
+                    if let Some(answer) = found.answer.filter(|answer| following.question.is_answered_by(answer)) {
                         return Followed::Answer(answer, None);
                     }
                     let untold_before = following.untold_before;
@@ -125,15 +146,15 @@ impl Follower {
     }
 
     /// One look at the stores, for those who do not wait.
-    pub(crate) async fn look(&self, claim_id: &ClaimId, with_coupon: bool) -> Found {
-        self.stores.look_up(claim_id, with_coupon).await
+    pub(crate) async fn look(&self, question: &Question, with_coupon: bool) -> Found {
+        self.stores.look_up(question, with_coupon).await
     }
 }
 
 impl Following {
-    /// Which claim.
-    pub(crate) fn claim_id(&self) -> &ClaimId {
-        &self.claim_id
+    /// What is asked for.
+    pub(crate) fn question(&self) -> &Question {
+        &self.question
     }
 
     /// The partition's tail.
@@ -141,22 +162,8 @@ impl Following {
         &self.tail
     }
 
-    /// Where this press of the button was appended, where known.
-    pub(crate) fn ticket(&self) -> Option<Offset> {
-        self.ticket
-    }
-
     /// True where no answer to this press is still to come past the tail.
     fn was_passed(&self) -> bool {
-        self.ticket.is_none_or(|ticket| ticket < self.tail.next_src())
-    }
-
-    fn is_answered_by(&self, answer: &ClaimAnswer) -> bool {
-        answer.is_final || self.is_of_this_press(answer.decided_offset)
-    }
-
-    /// What was said before this press is no answer to it.
-    fn is_of_this_press(&self, offset: Offset) -> bool {
-        self.ticket.is_none_or(|ticket| offset >= ticket)
+        self.question.ticket.is_none_or(|ticket| ticket < self.tail.next_src())
     }
 }

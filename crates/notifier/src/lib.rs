@@ -12,6 +12,7 @@ mod follow;
 mod look_up;
 mod metrics;
 pub mod openapi;
+mod per_user;
 mod tail;
 mod waiters;
 
@@ -20,7 +21,9 @@ use std::time::Duration;
 
 use actix_web::web::{self, Data};
 use coupon_domain::ClaimAnswer;
-use infrastructure_http::{AccessLog, Farewell, UserVerifier, listener};
+use infrastructure_http::{
+    AccessLog, Farewell, RateMetrics, RateSettings, UserRates, UserVerifier, listener,
+};
 use infrastructure_kafka::{Connection, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
@@ -32,6 +35,7 @@ pub use config::Config;
 use follow::Follower;
 use look_up::Stores;
 use metrics::ServiceMetrics;
+use per_user::PerUser;
 use tail::Tails;
 use waiters::Waiters;
 
@@ -47,6 +51,7 @@ struct Desk {
     verifier: UserVerifier,
     keys: coupon_domain::KeyRing,
     follower: Follower,
+    rates: UserRates,
     streams: Limit,
     metrics: Arc<ServiceMetrics>,
 }
@@ -78,7 +83,8 @@ impl Service for Notifier {
         }
         context.checked.met();
         let layout = config.kafka.layout(production);
-        let waiters = Arc::new(Waiters::default());
+        let waiters =
+            Arc::new(Waiters::new(config.notify.waiters_per_claim_max, limits.hits_of("waiters_per_claim")));
         let tails = Arc::new(Tails::default());
         tail::start(
             &context,
@@ -95,8 +101,25 @@ impl Service for Notifier {
             pool,
             metrics: Arc::clone(&metrics),
         };
-        let follower =
-            Follower { waiting: limits.limit("waiters", config.notify.waiters_max), tails, waiters, stores };
+        let follower = Follower {
+            waiting: limits.limit("waiters", config.notify.waiters_max),
+            per_user: PerUser::new(config.notify.waiters_per_user_max, limits.hits_of("waiters_per_user")),
+            tails,
+            waiters,
+            stores,
+        };
+        let rates = UserRates::new(
+            RateSettings {
+                per_s: config.notify.user_requests_per_s,
+                burst: config.notify.user_requests_burst,
+                users_max: config.notify.users_remembered_max,
+            },
+            RateMetrics {
+                remembered: limits.depth_of("users_remembered", config.notify.users_remembered_max),
+                rate_hits: limits.hits_of("user_requests_per_s"),
+                users_hits: limits.hits_of("users_remembered"),
+            },
+        );
         let access = AccessLog::new(&keys);
         let desk = Data::new(Desk {
             verifier: UserVerifier::new(&config.auth).map_err(Ended::Configuration)?,
@@ -104,9 +127,10 @@ impl Service for Notifier {
             context: context.clone(),
             keys,
             follower,
+            rates,
             metrics: Arc::clone(&metrics),
         });
-        let asked = desk.clone();
+        let (asked, forgetful) = (desk.clone(), desk.clone());
         context.keep_asking("ask-redis", move || {
             let desk = asked.clone();
             async move { drop(desk.follower.stores.view.ping().await) }
@@ -128,7 +152,13 @@ impl Service for Notifier {
         let handle = server.handle();
         let serving = context.tasks.spawn("http", server);
         context.booted.met();
-        context.shutdown.requested().await;
+        let mut every_second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = context.shutdown.requested() => break,
+                _ = every_second.tick() => forgetful.rates.forget_the_quiet(),
+            }
+        }
         farewell.say(Duration::from_millis(config.http.farewell_ms_max.into())).await;
         // Streams end by themselves with a retry hint; what is being answered gets its time.
         handle.stop(true).await;

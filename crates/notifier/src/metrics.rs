@@ -18,7 +18,7 @@ pub(crate) const LOOK_UP_CLAIM: &str = "look_up_claim";
 pub(crate) const EVENTS: [&str; 4] = ["position", "decided", "persisted", "end"];
 
 /// How streams end.
-const STREAM_ENDS: [&str; 3] = ["end", "client", "shutdown"];
+const STREAM_ENDS: [&str; 5] = ["end", "client", "shutdown", "aged", "replaced"];
 
 /// The service's collectors.
 pub(crate) struct ServiceMetrics {

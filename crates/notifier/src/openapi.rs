@@ -3,7 +3,7 @@
 //! The notifier documents its own routes, under the path that the ingress sends here, instead of the gateway doing so for it: services never depend
 //! on each other, and where two releases run side by side neither speaks for the other.
 
-use infrastructure_http::openapi::{Access, Document, Route, text};
+use infrastructure_http::openapi::{Access, Document, Route, number, text};
 use infrastructure_http::{ClaimView, Code};
 
 use crate::answers::{DecidedView, PersistedView};
@@ -19,9 +19,10 @@ pub fn claims() -> Document {
         .route(
             Route::get("/v1/claims/{claim_id}", "answer", Access::User, "The claim's answer")
                 .path_parameter(CLAIM_ID.0, CLAIM_ID.1)
+                .query("after", "the ticket's offset: a deferral from before it is no answer to that press", number())
                 .prefer_wait("how long to wait for an answer, up to `notify.wait_s_max`")
                 .answers::<ClaimView>(200, "The answer, or that there is none yet (`pending`)", &[])
-                .refuses(&[Code::NotFound, Code::Overloaded, Code::Unavailable]),
+                .refuses(&[Code::NotFound, Code::RateLimited, Code::Overloaded, Code::Unavailable]),
         )
         .route(
             Route::get("/v1/claims/{claim_id}/events", "events", Access::UserOrStreamToken, "The claim's answer as events")
@@ -35,7 +36,7 @@ pub fn claims() -> Document {
                 .header("Last-Event-ID", "the id of the last event seen")
                 .answers_with(200, "The events", Some("text/event-stream"))
                 .answers_with(204, "The end was seen: do not come back", None)
-                .refuses(&[Code::NotFound, Code::Overloaded, Code::ShuttingDown, Code::Unavailable]),
+                .refuses(&[Code::NotFound, Code::RateLimited, Code::Overloaded, Code::ShuttingDown, Code::Unavailable]),
         )
         .schema::<Position>()
         .schema::<DecidedView>()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use coupon_domain::{ClaimAnswer, ClaimId, Offset};
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use service_runtime::trace::TraceContext;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -19,6 +20,8 @@ pub(crate) enum Told {
     Answer(ClaimAnswer, Option<TraceContext>),
     /// Its record could not be read: it is parked in the dead-letter queue.
     Parked(Offset),
+    /// As many wait for this claim as may, and somebody came later.
+    Replaced,
 }
 
 impl Told {
@@ -60,25 +63,35 @@ type Shard = Mutex<HashMap<ClaimId, SmallVec<[Arc<Slot>; 1]>>>;
 /// All waiters.
 pub(crate) struct Waiters {
     shards: Vec<Shard>,
-}
-
-impl Default for Waiters {
-    fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
+    per_claim_max: usize,
+    /// Counts waiters who had to give way.
+    replaced: IntCounter,
 }
 
 impl Waiters {
+    /// Nobody waits; at most so many will for one claim.
+    pub(crate) fn new(per_claim_max: u32, replaced: IntCounter) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, per_claim_max: usize::try_from(per_claim_max).unwrap_or(usize::MAX), replaced }
+    }
+
     fn shard(&self, claim_id: &ClaimId) -> Option<&Shard> {
         let [first, ..] = claim_id.mac;
         self.shards.get(usize::from(first) % SHARDS)
     }
 
-    /// Registers a waiter, until the registration is dropped.
+    /// Registers a waiter, until the registration is dropped. Where as many wait for this claim as may, the one who came first gives way: a phone that has
+    /// changed networks leaves a stream behind that nobody reads, and must not be kept out by it.
     pub(crate) fn register(self: &Arc<Self>, claim_id: ClaimId) -> Registration {
         let slot = Arc::<Slot>::default();
         if let Some(shard) = self.shard(&claim_id) {
-            shard.lock().entry(claim_id).or_default().push(Arc::clone(&slot));
+            let mut waiting = shard.lock();
+            let slots = waiting.entry(claim_id).or_default();
+            if slots.len() >= self.per_claim_max {
+                slots.remove(0).tell(Told::Replaced);
+                self.replaced.inc();
+            }
+            slots.push(Arc::clone(&slot));
         }
         Registration { waiters: Arc::clone(self), claim_id, slot }
     }
@@ -119,5 +132,26 @@ impl Drop for Registration {
                 waiting.remove(&self.claim_id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn whoever_came_first_gives_way_where_as_many_wait_for_a_claim_as_may() {
+        let waiters = Arc::new(Waiters::new(3, IntCounter::new("replaced", "so many").unwrap()));
+        let claim_id: ClaimId = format!("c0-{}.0.0.{}", "1".repeat(32), "2".repeat(32)).parse().unwrap();
+        let mut waiting: Vec<_> = (0..10_000).map(|_| waiters.register(claim_id)).collect();
+        assert_eq!(waiters.replaced.get(), 9_997);
+        assert_eq!(waiters.shard(&claim_id).unwrap().lock()[&claim_id].len(), 3);
+        waiters.tell(&claim_id, || Told::Parked(Offset::ZERO));
+        let last: Vec<_> = waiting.split_off(9_997);
+        assert!(waiting.iter().all(|waiter| waiter.told().now_or_never() == Some(Told::Replaced)));
+        assert!(last.iter().all(|waiter| waiter.told().now_or_never() == Some(Told::Parked(Offset::ZERO))));
+        drop((waiting, last));
+        assert!(waiters.shard(&claim_id).unwrap().lock().is_empty());
     }
 }

@@ -25,6 +25,7 @@ mod limits;
 mod logs_tell_nobody;
 mod lost_answer;
 mod metrics;
+mod one_user_floods;
 mod orderly_stop;
 mod outcomes_deleted;
 mod planted_faults;
@@ -81,6 +82,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("the_same_command_twice_has_one_effect", commands_repeated::scenario),
     ("without_postgres_claims_and_commands_go_on", postgres_stopped::scenario),
     ("postgres_put_back_in_time_catches_up", postgres_back_in_time::scenario),
+    ("without_db_writer_a_restore_is_noticed_all_the_same", postgres_back_in_time::without_writer),
     (
         "topics_that_are_changed_under_the_system_are_named_and_nothing_undated_is_promised",
         topic_settings::scenario,
@@ -95,6 +97,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_zombies_copies_change_nothing", zombie::scenario),
     ("idle_past_retention_everything_starts_from_the_stores", idle_past_retention::scenario),
     ("no_third_where_two_are_allowed_and_the_same_key_never_twice", several_of_one_user::scenario),
+    ("one_user_with_a_thousand_keys_or_streams_leaves_nothing_behind", one_user_floods::scenario),
     ("a_recreated_topic_halts_by_name_and_gets_no_202", topic_recreated::scenario),
     ("a_retired_coupon_leaves_state_and_view", retired::scenario),
     ("without_a_coupons_key_gateway_and_db_writer_say_so_by_name", key_missing::scenario),

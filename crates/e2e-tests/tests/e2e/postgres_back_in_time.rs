@@ -66,6 +66,37 @@ pub(crate) fn scenario() -> Result<()> {
     })
 }
 
+/// While db-writer is down nobody else speaks of the database: the gateway that redeemed does, so that a restore is noticed all the same.
+pub(crate) fn without_writer() -> Result<()> {
+    e2e_tests::world::run(async {
+        let settings = vec![(Role::ApiGateway, "FIRSTCOME__WALLET__BEAT_INTERVAL_MS", "1000".to_owned())];
+        let world = World::start(WorldSpec { partitions: 1, settings, ..WorldSpec::default() })?;
+        let coupon_id = world.publish(&CouponSpec::of(5)).await?;
+        let (ann, bob) = (world.user("ann")?, world.user("bob")?);
+        let (won, behind) = (ann.win(&coupon_id).await?, bob.win(&coupon_id).await?);
+        world.service(Role::DbWriter.name())?.kill()?;
+        let copied = copy(&world, "silent").await?;
+        redeem(&ann, &won, "behind the copy").await?;
+        wait_for_published(&world, copied).await?;
+        // It was said once, and need not be said again.
+        let said = world.records(Topic::Persisted, 0)?.len();
+        put_back(&world, "silent").await?;
+        let status = is_closed(&world, &bob, &behind).await?;
+        ensure!(status["closed_by"] == "api-gateway", "{status}");
+        ensure!(
+            world.records(Topic::Persisted, 0)?.len() == said,
+            "nothing is published of a database in doubt"
+        );
+        world.service(Role::DbWriter.name())?.restart()?;
+        world.wait_ready(Role::DbWriter.name())?;
+        is_closed(&world, &bob, &behind).await?;
+        world.deployment.couponctl(&["redemptions", "reopen"])?;
+        redeem(&bob, &behind, "later").await?;
+        oracle::verify(&world).await?;
+        Ok(())
+    })
+}
+
 /// Redeems, once the gateway has found its way back to PostgreSQL.
 async fn redeem(user: &User, claim_id: &str, order_ref: &str) -> Result<()> {
     eventually("the coupon is redeemed", async || {

@@ -64,7 +64,7 @@ async fn paused_and_resumed(world: &World) -> Result<()> {
     })
     .await?;
     ensure!(pressed.text("claim_id") == refused.text("claim_id"), "pressing again is the same claim");
-    ensure!(user.answer(pressed.text("claim_id")).await?.code() == "granted");
+    ensure!(user.answer_to(&pressed).await?.code() == "granted");
     Ok(())
 }
 

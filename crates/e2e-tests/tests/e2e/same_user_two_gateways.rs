@@ -48,7 +48,8 @@ pub(crate) fn scenario() -> Result<()> {
         let location = format!("{ELSEWHERE}/v1/claims/{}", pressed.text("claim_id"));
         ensure!(pressed.status == StatusCode::ACCEPTED, "{pressed:?}");
         ensure!(pressed.location.as_ref() == Some(&location), "{pressed:?}");
-        ensure!(pressed.body["links"]["claim"] == location, "{pressed:?}");
+        let answer = format!("{location}?after={}", pressed.body["ticket"]["offset"]);
+        ensure!(pressed.body["links"]["claim"] == answer, "{pressed:?}");
         world.wait_until_quiet().await?;
         ensure!(world.sql("select count(*) from issued_coupons")? == "2");
         oracle::verify(&world).await?;

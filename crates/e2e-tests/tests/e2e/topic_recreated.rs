@@ -35,6 +35,23 @@ pub(crate) fn scenario() -> Result<()> {
         stock_consumer.restart()?;
         world.wait_until_unready(Role::StockConsumer.name(), "halted, log_mismatch").await?;
         ensure!(world.sql("select count(*) from issued_coupons")? == "5", "and nothing was written");
+
+        // A gateway that has seen nothing of it knows it from the line's own record.
+        eventually("the line says that it stands still", async || {
+            let said =
+                world.records(Topic::State, 0)?.into_iter().any(|record| record["halted"] == "log_mismatch");
+            Ok(said.then_some(()))
+        })
+        .await?;
+        let gateway = world.service(Role::ApiGateway.name())?;
+        gateway.kill()?;
+        gateway.restart()?;
+        world.wait_ready(Role::ApiGateway.name())?;
+        let pressed = late.press(&coupon_id).await?;
+        ensure!(
+            pressed.code() == "not_accepted" && pressed.text("detail").contains("log_mismatch"),
+            "{pressed:?}"
+        );
         Ok(())
     })
 }

@@ -56,8 +56,8 @@ async fn no_look_at_a_coupon_reads_the_rows_of_others() {
         (
             "look_up_claim",
             include_str!("../../src/sql/look_up_claim.sql"),
-            "integer, uuid, uuid",
-            format!("0, '{mac}', '{coupon}'"),
+            "integer, uuid, uuid, bigint, text",
+            format!("0, '{mac}', '{coupon}', 0, 'ann'"),
         ),
         (
             "look_at_issued_coupon",

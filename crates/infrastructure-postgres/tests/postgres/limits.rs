@@ -399,7 +399,7 @@ impl Told {
                 chain: Chain::from_bytes([0; 32]),
             });
             let claim_id = outcome.claim_id;
-            let found = self.pool.run(async |connection| look_up::claim(connection, &claim_id).await);
+            let found = self.pool.run(async |connection| look_up::claim(connection, &claim_id, None).await);
             let found = found.await.unwrap();
             assert_eq!(found.answer, expected);
             assert_eq!(found.next_outcome_offset, step.to.next_outcome_offset);

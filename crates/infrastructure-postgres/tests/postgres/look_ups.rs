@@ -11,7 +11,7 @@ use crate::database::Database;
 use crate::shop::{EXPIRES_AT_MS, Shop, at, offset};
 
 async fn look_up(database: &Database, claim_id: ClaimId) -> LookedUp {
-    database.pool().run(async |connection| look_up::claim(connection, &claim_id).await).await.unwrap()
+    database.pool().run(async |connection| look_up::claim(connection, &claim_id, None).await).await.unwrap()
 }
 
 /// The answer that was given at `src_offset`.
@@ -34,10 +34,13 @@ async fn the_newest_deferral_is_the_answer_until_there_is_a_final_one() {
     let claim_id = shop.claim_id("ann", 0);
     let expect = |next: i64, answer, issued| LookedUp {
         next_outcome_offset: offset(next),
+        next_src: offset(next),
         answer,
         issued,
         parked: None,
         retired: false,
+        forgets_already_issued: true,
+        winner: None,
     };
     assert_eq!(look_up(&database, claim_id).await, expect(1, None, None));
 
@@ -67,6 +70,27 @@ async fn a_rejection_names_the_winner_and_has_no_coupon() {
     shop.write(&[shop.granted("ann", u64::MAX, 1, 1), rejected.clone()]).await.unwrap();
     let found = look_up(&database, rejected.claim_id).await;
     assert_eq!((found.answer, found.issued), (answer(2, &rejected), None));
+}
+
+/// Nothing is written of such a refusal, so what the user holds is all that speaks of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grant_that_stands_in_the_way_of_the_user_who_asks_is_named() {
+    let database = Database::migrated().await;
+    let mut shop = Shop::open(&database, 2, 9, 2).await;
+    let (ann, bob) = ("ann".parse().unwrap(), "bob".parse().unwrap());
+    let winner = async |shop: &Shop, user, slot| {
+        let (pool, claim_id) = (database.pool(), shop.claim_id("ann", slot));
+        pool.run(async |connection| look_up::claim(connection, &claim_id, user).await).await.unwrap().winner
+    };
+    shop.write(&[shop.granted("ann", 7, 1, 1)]).await.unwrap();
+    let first = Some(shop.claim_id("ann", 7));
+    assert_eq!(winner(&shop, Some(&ann), 8).await, None, "one more may be had");
+    assert_eq!(winner(&shop, Some(&ann), 7).await, first, "the same slot, in whatever round");
+    shop.write(&[shop.granted("ann", u64::MAX, 2, 2)]).await.unwrap();
+    assert_eq!(winner(&shop, Some(&ann), 8).await, first, "the first of as many as may be had");
+    assert_eq!(winner(&shop, Some(&ann), u64::MAX).await, Some(shop.claim_id("ann", u64::MAX)));
+    assert_eq!(winner(&shop, Some(&bob), 8).await, None);
+    assert_eq!(winner(&shop, None, 8).await, None, "nobody was named");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,15 +126,18 @@ async fn a_claim_whose_record_could_not_be_read_is_parked_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_of_a_partition_nobody_has_heard_of_has_no_answer_up_to_the_beginning() {
     let database = Database::migrated().await;
-    let coupon_id = CouponId::new(Partition::new(8_000).unwrap(), Uuid::from_u128(1));
+    let coupon_id = CouponId::new(Partition::new(8_000).unwrap(), Uuid::from_u128(8_000));
     let shop = Shop::open(&database, 1, 1, 1).await;
     let claim_id = ClaimId { coupon_id, ..shop.claim_id("ann", 0) };
     let nothing = LookedUp {
         next_outcome_offset: Offset::ZERO,
+        next_src: Offset::ZERO,
         answer: None,
         issued: None,
         parked: None,
         retired: false,
+        forgets_already_issued: false,
+        winner: None,
     };
     assert_eq!(look_up(&database, claim_id).await, nothing);
 }
@@ -131,8 +158,10 @@ async fn an_answer_below_the_watermark_told_with_it_is_never_missing() {
     let looking = async {
         for (src_offset, claim_id) in (1..).zip(&claim_ids) {
             loop {
-                let found =
-                    pool.run(async |connection| look_up::claim(connection, claim_id).await).await.unwrap();
+                let found = pool
+                    .run(async |connection| look_up::claim(connection, claim_id, None).await)
+                    .await
+                    .unwrap();
                 let promised = found.next_outcome_offset > offset(src_offset);
                 assert_eq!(found.answer.is_some(), promised, "{found:?} at {src_offset}");
                 if promised {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coupon_domain::coupon::{LastCommand, UncheckedDefinition};
+use coupon_domain::coupon::{LastCommand, RULES_NEWEST, UncheckedDefinition};
 use coupon_domain::outcome::{ClaimOutcome, CommandOutcome};
 use coupon_domain::resume::RecordIdentity;
 use coupon_domain::{
@@ -35,7 +35,7 @@ pub(crate) fn definition(quantity: u64, per_user_limit: u64) -> UncheckedDefinit
         opens_at: 1_000,
         closes_at: 2_000_000,
         expiry: None,
-        rules: 1,
+        rules: RULES_NEWEST,
         key_id: "k1".parse().unwrap(),
     }
 }
