@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use coupon_domain::Partition;
 use coupon_domain::wire::{PersistedWatermark, encode_persisted};
 use infrastructure_kafka::NewRecord;
-use infrastructure_postgres::{PostgresError, closures, progress};
+use infrastructure_postgres::{PostgresError, progress};
 use parking_lot::Mutex;
 
 use crate::desk::Desk;
@@ -71,15 +71,14 @@ impl Desk {
 
     async fn publish_beat(&self, partition: Partition) -> Result<(), String> {
         let raising = self.pool.run_since(async |connection, connected_at| {
-            match pass(&self.published, connection, connected_at).await? {
-                Passage::Open => {}
+            let system_identifier = match pass(&self.published, connection, connected_at).await? {
+                Passage::Open(stand) => stand.system_identifier,
                 // Somebody has to look first; and then everything that was redeemed is doubted anyway.
                 Passage::Closed(_) => return Ok(None),
                 Passage::Unknown => {
                     return Err(PostgresError::Unreachable(self.published.what_is_read()));
                 }
-            }
-            let system_identifier = closures::look(connection).await?.stand.system_identifier;
+            };
             let Some(raised) = progress::raise_beat(connection, partition).await? else { return Ok(None) };
             Ok(Some(PersistedWatermark {
                 partition,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+use coupon_domain::restored::StoreStand;
 use coupon_domain::{ClaimId, OrderRef};
 use infrastructure_http::headers::required_idempotency_key;
 use infrastructure_http::listener::read_body;
@@ -58,7 +59,7 @@ async fn redeem(
     let redeemed = desk
         .ask_postgres_since("redeem", async |connection, connected_at| {
             match pass(&desk.published, connection, connected_at).await? {
-                Passage::Open => redemptions::redeem(connection, &redemption).await.map(Some),
+                Passage::Open(_) => redemptions::redeem(connection, &redemption).await.map(Some),
                 Passage::Closed(closure) => Ok(Some(Redeemed::Closed(closure))),
                 Passage::Unknown => Ok(None),
             }
@@ -120,7 +121,8 @@ fn problem(obstacle: &Redeemed) -> Problem {
 
 /// May be redeemed in this database?
 pub(crate) enum Passage {
-    Open,
+    /// In this one, as it stood when it was looked at.
+    Open(StoreStand),
     Closed(Closure),
     /// What was published of it is not known far enough.
     Unknown,
@@ -144,7 +146,7 @@ pub(crate) async fn pass(
         if let Some(closure) = store.closure {
             return Ok(Passage::Closed(closure));
         }
-        let Some(restored) = beats.judge(&store.stand) else { return Ok(Passage::Open) };
+        let Some(restored) = beats.judge(&store.stand) else { return Ok(Passage::Open(store.stand)) };
         if known_until == connected_at {
             // It may have been reopened, and db-writer have published what it is now, since we read last.
             known_until = Instant::now();

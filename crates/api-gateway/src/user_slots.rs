@@ -2,6 +2,7 @@
 //!
 //! Users are remembered as 64-bit hashes with a random seed; where more users press than are remembered, those who have not pressed for long begin anew.
 
+use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -48,15 +49,7 @@ impl UserSlots {
             return Ok(());
         }
         let key = self.hasher.hash_one((state.coupon_id, user_id));
-        let slots = match self.seen.get(&key) {
-            Some(slots) => slots,
-            None => {
-                let Ok(slots) = self
-                    .seen
-                    .get_or_insert_with(&key, || Ok::<_, std::convert::Infallible>(Slots::default()));
-                slots
-            }
-        };
+        let Ok(slots) = self.seen.get_or_insert_with(&key, || Ok::<_, Infallible>(Slots::default()));
         let mut slots = slots.lock();
         if slots.contains(&slot) {
             return Ok(());

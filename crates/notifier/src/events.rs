@@ -123,7 +123,10 @@ fn converse(
         let mut following = std::pin::pin!(desk.follower.follow(&mut following, interval));
         let followed = loop {
             tokio::select! {
-                followed = &mut following => break Ok(followed),
+                followed = &mut following => break match followed {
+                    Followed::Replaced => Err("replaced"),
+                    followed => Ok(followed),
+                },
                 _ = heartbeat.tick() => yield Ok(comment("still here")),
                 _ = look_around.tick(), if ticket.is_some() => {
                     let now = ahead_now();
@@ -135,10 +138,6 @@ fn converse(
                 () = &mut end_of_life => break Err("aged"),
                 () = desk.context.shutdown.requested() => break Err("shutdown"),
             }
-        };
-        let followed = match followed {
-            Ok(Followed::Replaced) => Err("replaced"),
-            followed => followed,
         };
         let followed = match followed {
             Ok(followed) => followed,
