@@ -14,7 +14,7 @@ use infrastructure_http::listener::without_fields;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_http::trace::Arrived;
 use infrastructure_http::{ClaimView, Code, Problem};
-use infrastructure_redis::{Prefilter, RedisError};
+use infrastructure_redis::{Asks, Prefilter, RedisError};
 use serde::Serialize;
 use service_runtime::trace::Carried;
 use tracing::Instrument as _;
@@ -65,7 +65,12 @@ async fn press(
         return Err(Problem::new(Code::Internal, "a coupon has no round"));
     };
 
-    let view = desk.prefilter(&claims).await;
+    // A claim that would be appended needs no proof that the view has no answer: the log knows.
+    let asks = match refusal(&known.state, desk.broker_now(coupon_id)) {
+        Some(_) => Asks::WatermarkAndAnswers,
+        None => Asks::Answers,
+    };
+    let view = desk.prefilter(&claims, asks).await;
     if let Some(answer) = view.as_ref().ok().and_then(|view| decided(view, &claim_id)) {
         desk.metrics.decided.inc();
         return Ok(HttpResponse::Ok()

@@ -7,6 +7,7 @@ use coupon_domain::{ClaimId, CouponId};
 use infrastructure_http::headers::idempotency_key;
 use infrastructure_http::time::to_rfc3339;
 use infrastructure_http::{ClaimView, Problem};
+use infrastructure_redis::Asks;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -114,7 +115,7 @@ pub(crate) async fn mine(
     let caller = desk.caller(&request)?;
     let known = desk.known_coupon(parse_coupon(&path)?)?;
     let claims = own_claims(&desk, &known.state, &caller.user_id, idempotency_key(&request)?)?;
-    let answers = desk.prefilter(&claims).await.map(|view| view.answers).unwrap_or_default();
+    let answers = desk.prefilter(&claims, Asks::Answers).await.map(|view| view.answers).unwrap_or_default();
     let view_of = |claim_id: &ClaimId| {
         let answer = answers.iter().find(|answer| answer.claim_id == *claim_id);
         answer.map_or_else(|| ClaimView::pending(*claim_id), ClaimView::answered)

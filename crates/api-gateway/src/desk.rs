@@ -12,7 +12,7 @@ use infrastructure_http::{
 };
 use infrastructure_kafka::{Connection, TopicLayout};
 use infrastructure_postgres::Pool;
-use infrastructure_redis::{Prefilter, RedisError, ViewReader};
+use infrastructure_redis::{Asks, Prefilter, RedisError, ViewReader};
 use service_runtime::trace::{NewSpan, Span, SpanKind};
 use service_runtime::{Context, Limit, Place};
 
@@ -120,9 +120,9 @@ impl Desk {
     }
 
     /// What the view knows of these claims. Fails open: nothing waits for Redis longer than its time-out.
-    pub(crate) async fn prefilter(&self, claims: &[ClaimId]) -> Result<Prefilter, RedisError> {
+    pub(crate) async fn prefilter(&self, claims: &[ClaimId], asks: Asks) -> Result<Prefilter, RedisError> {
         let started = Instant::now();
-        let view = self.view.prefilter(claims).await;
+        let view = self.view.prefilter(claims, asks).await;
         let histogram = match &view {
             Ok(view) if view.answers.is_empty() => &self.metrics.prefilter_miss,
             Ok(_) => &self.metrics.prefilter_hit,

@@ -30,6 +30,15 @@ pub fn bucket_of(mac: &[u8; 16], count: u32) -> u32 {
     if in_doubled < count { in_doubled } else { hash & half.wrapping_sub(1) }
 }
 
+/// By what macs are divided for this bucket of a view of `count`: every claim lies in it whose [`bucket_hash`] leaves the bucket's number. It doubles when the
+/// bucket is split, so a bucket that says it says which claims it holds.
+#[must_use]
+pub fn bucket_divisor(number: u32, count: u32) -> u64 {
+    let half = last_doubling(count);
+    let is_split = number >= half || number < count.saturating_sub(half);
+    u64::from(half) << u32::from(is_split)
+}
+
 /// The bucket that is split when bucket `new` (not the first) is added.
 #[must_use]
 pub fn split_bucket(new: u32) -> u32 {
@@ -49,6 +58,15 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        /// The claims of a bucket are those that leave its number.
+        #[test]
+        fn a_buckets_divisor_says_which_claims_it_holds(mac in any::<[u8; 16]>(), count in 1u32..5_000) {
+            for number in 0..count {
+                let leaves_it = u64::from(bucket_hash(&mac)) % bucket_divisor(number, count) == u64::from(number);
+                prop_assert_eq!(leaves_it, bucket_of(&mac, count) == number);
+            }
+        }
+
         /// One more bucket takes claims from the one that is split, and from no other.
         #[test]
         fn growing_moves_claims_of_one_bucket_alone(mac in any::<[u8; 16]>(), count in 1u32..100_000) {

@@ -448,7 +448,7 @@ class Audit:
                 continue
             line = self.lines.get(int(key[1][1:].partition("-")[0]))
             for mac, value in item["value"].items():
-                if bytes.fromhex(mac).startswith(b"push.") and not value:
+                if bytes.fromhex(mac).startswith(b"push."):
                     continue
                 answer = read_answer(key[1], mac, bytes.fromhex(value))
                 wrong = "its partition does not exist" if line is None else wrong_answer(line, answer)

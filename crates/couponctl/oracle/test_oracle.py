@@ -141,7 +141,7 @@ class Dump:
     def view(self, outcome: Json) -> None:
         coupon_id, _, rest = outcome["claim_id"].partition(".")
         mac = rest.rpartition(".")[2]
-        held = {b"push.0000000000000001".hex(): "", mac: view_value(outcome).hex()}
+        held = {b"push.0000000000000001".hex(): b"1".hex(), mac: view_value(outcome).hex()}
         key = f"t.coupon:{{{coupon_id}}}:{len(self.redis)}"
         self.redis[outcome["claim_id"]] = {"key": key, "type": "bucket", "value": held}
 

@@ -67,8 +67,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let ranks = step.from_rank.saturating_add(1)..=step.to_rank;
         let answers =
             ranks.map(|rank| answer(counts.coupon_id, rank)).collect::<Result<Vec<_>, Box<dyn Error>>>()?;
-        let reply =
-            writer.write(&ViewWrite { step: &step, counts, counts_hold: true, answers: &answers }).await;
+        let reply = writer
+            .run(&writer.prepare(&ViewWrite { step: &step, counts, counts_hold: true, answers: &answers }))
+            .await;
         if reply != Reply::Written(Vec::new()) {
             return Err(format!("{reply:?}").into());
         }

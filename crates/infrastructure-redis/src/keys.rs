@@ -17,7 +17,7 @@ impl Keys {
         format!("{}coupon:{{{coupon_id}}}", self.prefix)
     }
 
-    /// A bucket: a hash of answers. The scripts spell it so, too.
+    /// A bucket: a hash of answers. The script and the reader spell it so, too.
     pub(crate) fn bucket(&self, coupon_id: CouponId, number: u32) -> String {
         format!("{}:{number}", self.coupon(coupon_id))
     }

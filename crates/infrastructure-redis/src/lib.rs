@@ -4,7 +4,7 @@
 //! the log, each batch together with the watermark that says up to where the view is true. If Redis is empty the system is slower,
 //! not wrong.
 //!
-//! Keys and scripts live in this crate and nowhere else; the hash tag `{coupon id}` keeps one coupon in one slot of a cluster.
+//! Keys and the script live in this crate and nowhere else; the hash tag `{coupon id}` keeps one coupon in one slot of a cluster.
 
 mod client;
 pub mod config;
@@ -20,5 +20,5 @@ pub use config::RedisSection;
 pub use connection::RedisError;
 pub use maintenance::{CouponHash, FoundAnswer, ViewMaintenance};
 pub use metrics::RedisMetrics;
-pub use reader::{Prefilter, ViewReader};
-pub use writer::{CouponCounts, ViewWrite, ViewWriter};
+pub use reader::{Asks, Prefilter, ViewReader};
+pub use writer::{CouponCounts, PreparedWrite, ViewWrite, ViewWriter};

@@ -13,14 +13,14 @@ use crate::client::{client, is_encrypted, refused, unavailable};
 use crate::config::RedisSection;
 use crate::connection::RedisError;
 use crate::keys::Keys;
-use crate::reader::{Look, Seen};
+use crate::reader::{Asks, Look, Seen};
 use crate::value;
 
 /// Keys that one SCAN step looks at.
 const SCAN_COUNT: usize = 1_000;
 /// Buckets that one command deletes.
 const UNLINKED_AT_ONCE: u32 = 500;
-/// Claims that one script looks for.
+/// Claims that are looked for in one round trip.
 const LOOKED_AT_ONCE: usize = 500;
 /// Most connections for rare paths.
 const POOL_SIZE_MAX: usize = 2;
@@ -49,7 +49,8 @@ impl ViewMaintenance {
             .build()
             .map_err(|error| RedisError::Unavailable(error.to_string()))?;
         let timeout = Duration::from_millis(section.write_timeout_ms.into());
-        Ok(Self { pool, encrypted, keys: Keys::new(&section.key_prefix), timeout, look: Look::default() })
+        let keys = Keys::new(&section.key_prefix);
+        Ok(Self { pool, encrypted, look: Look::new(keys.clone()), keys, timeout })
     }
 
     /// Asks for nothing but an answer.
@@ -251,7 +252,7 @@ impl ViewMaintenance {
         }
         let mut found = HashMap::new();
         for some in of_coupons.values().flat_map(|claim_ids| claim_ids.chunks(LOOKED_AT_ONCE)) {
-            let Some(seen) = self.look_at(some).await? else { continue };
+            let seen = self.look_at(some).await?;
             for (claim_id, seen) in some.iter().zip(seen.claims) {
                 let unreadable = seen.is_unreadable.then(|| format!("the place of claim {claim_id}"));
                 found.insert(*claim_id, seen.answer.map(Ok).or(unreadable.map(Err)));
@@ -271,7 +272,7 @@ impl ViewMaintenance {
         next_src: Offset,
     ) -> Result<Option<ClaimId>, RedisError> {
         for some in claim_ids.chunks(LOOKED_AT_ONCE) {
-            let Some(seen) = self.look_at(some).await? else { continue };
+            let seen = self.look_at(some).await?;
             if !matches!(seen.watermark, Some(ViewWatermark::Reflects(reached)) if reached >= next_src) {
                 continue;
             }
@@ -284,11 +285,9 @@ impl ViewMaintenance {
         Ok(None)
     }
 
-    async fn look_at(&self, claim_ids: &[ClaimId]) -> Result<Option<Seen>, RedisError> {
-        let Some(first) = claim_ids.first() else { return Ok(None) };
+    async fn look_at(&self, claim_ids: &[ClaimId]) -> Result<Seen, RedisError> {
         let mut connection = self.connect().await?;
-        let key = self.keys.coupon(first.coupon_id);
-        self.look.at(&mut connection, &key, claim_ids).await.map(Some).map_err(unavailable)
+        self.look.at(&mut connection, claim_ids, Asks::WatermarkAndAnswers).await.map_err(unavailable)
     }
 
     async fn connect(&self) -> Result<deadpool_redis::Connection, RedisError> {
@@ -343,7 +342,7 @@ fn read_standing(fields: &[Option<String>; 3]) -> Option<(Standing, u32)> {
 
 /// The field by which a bucket shows which push it is part of.
 fn is_mark(field: &[u8], value: &[u8]) -> bool {
-    field.starts_with(b"push.") && value.is_empty()
+    field.starts_with(b"push.") && value.iter().all(u8::is_ascii_digit)
 }
 
 /// How many buckets a view has, as its hash says.

@@ -20,6 +20,14 @@ else
         redis.call('UNLINK', hash .. ':' .. surplus)
     end
 end
+local half = 1
+while half * 2 <= after do
+    half = half * 2
+end
+-- What a whole bucket's mark says: by what the macs that belong there are divided.
+local function divisor(number)
+    return (number >= half or number < after - half) and half * 2 or half
+end
 local lost, is_lost = {}, {}
 local function lose(number)
     if not is_lost[number] then
@@ -32,20 +40,20 @@ local at = 16 + tonumber(ARGV[15])
 for i = 16, at - 1 do
     local bucket = hash .. ':' .. ARGV[i]
     redis.call('UNLINK', bucket)
-    redis.call('HSET', bucket, mark, '')
+    redis.call('HSET', bucket, mark, divisor(tonumber(ARGV[i])))
     redis.call('PEXPIREAT', bucket, expires_at)
 end
 
 -- Each new bucket takes those of one other's claims that have the next bit of their number set.
 for new = before, after - 1 do
-    local half, bit = 1, 0
-    while half * 2 <= new do
-        half, bit = half * 2, bit + 1
+    local span, bit = 1, 0
+    while span * 2 <= new do
+        span, bit = span * 2, bit + 1
     end
-    local from, to = hash .. ':' .. (new - half), hash .. ':' .. new
+    local from, to = hash .. ':' .. (new - span), hash .. ':' .. new
     local byte, divisor = math.floor(bit / 8) + 1, 2 ^ (bit % 8)
     local held = redis.call('HGETALL', from)
-    local taken, kept, is_whole = {mark, ''}, {mark, ''}, false
+    local taken, kept, is_whole = {mark, span * 2}, {mark, span * 2}, false
     for i = 1, #held, 2 do
         local field = held[i]
         if field == mark then
@@ -61,18 +69,15 @@ for new = before, after - 1 do
     end
     redis.call('UNLINK', to)
     if not is_whole then
-        lose(new - half)
+        lose(new - span)
         lose(new)
-    elseif #taken > 2 then
+    else
         redis.call('HSET', to, unpack(taken))
         redis.call('PEXPIREAT', to, expires_at)
         -- Cheaper than deleting one by one.
         redis.call('UNLINK', from)
         redis.call('HSET', from, unpack(kept))
         redis.call('PEXPIREAT', from, expires_at)
-    else
-        redis.call('HSET', to, mark, '')
-        redis.call('PEXPIREAT', to, expires_at)
     end
 end
 
@@ -84,17 +89,22 @@ while first < deferrals do
         behind = behind + 3
     end
     local bucket = hash .. ':' .. number
-    if redis.call('HEXISTS', bucket, mark) == 0 then
-        lose(tonumber(number))
-    elseif behind - first == 3 then
-        redis.call('HSET', bucket, ARGV[first + 1], ARGV[first + 2])
+    number = tonumber(number)
+    -- The mark goes along, for what HSET says of it: a bucket is lost as a whole, so where all fields are new, there was none.
+    local count, new = (behind - first) / 3, nil
+    if count == 1 then
+        new = redis.call('HSET', bucket, mark, divisor(number), ARGV[first + 1], ARGV[first + 2])
     else
-        local held = {}
+        local held = {mark, divisor(number)}
         for i = first, behind - 1, 3 do
             held[#held + 1] = ARGV[i + 1]
             held[#held + 1] = ARGV[i + 2]
         end
-        redis.call('HSET', bucket, unpack(held))
+        new = redis.call('HSET', bucket, unpack(held))
+    end
+    if new > count then
+        redis.call('UNLINK', bucket)
+        lose(number)
     end
     first = behind
 end

@@ -5,7 +5,7 @@ use std::time::Duration;
 use coupon_domain::view_buckets::bucket_of;
 use coupon_domain::view_sync::{Reply, Standing, Step};
 use coupon_domain::{ClaimAnswer, CouponId, CouponState, CouponStatus, Round, Timestamp};
-use redis::Script;
+use redis::{Script, ScriptInvocation};
 
 use crate::config::RedisSection;
 use crate::connection::{Connection, RedisError};
@@ -67,6 +67,12 @@ pub struct ViewWrite<'a> {
     pub answers: &'a [ClaimAnswer],
 }
 
+/// A write that is ready to be sent.
+pub struct PreparedWrite<'a> {
+    invocation: ScriptInvocation<'a>,
+    coupon_id: CouponId,
+}
+
 /// Writes the view, for one task.
 pub struct ViewWriter {
     connection: Connection,
@@ -104,8 +110,9 @@ impl ViewWriter {
         closes_at.plus_ms(self.keep_after_close_ms)
     }
 
-    /// Runs one step of a view's refresh.
-    pub async fn write(&self, write: &ViewWrite<'_>) -> Reply {
+    /// Spells out one step of a view's refresh.
+    #[must_use]
+    pub fn prepare(&self, write: &ViewWrite<'_>) -> PreparedWrite<'_> {
         let ViewWrite { step, counts, .. } = write;
         // Deferrals come behind: each is compared with what is there.
         let mut answers: Vec<(bool, u32, &ClaimAnswer)> = write
@@ -143,13 +150,18 @@ impl ViewWriter {
         for (_, bucket, answer) in answers {
             invocation.arg(bucket).arg(&answer.claim_id.mac[..]).arg(value::encode(answer));
         }
+        PreparedWrite { invocation, coupon_id: counts.coupon_id }
+    }
+
+    /// Runs one step of a view's refresh.
+    pub async fn run(&self, write: &PreparedWrite<'_>) -> Reply {
         let run = async |manager: &mut redis::aio::ConnectionManager| {
-            invocation.invoke_async::<redis::Value>(manager).await
+            write.invocation.invoke_async::<redis::Value>(manager).await
         };
         match self.connection.run(WRITE_VIEW, run).await {
             Ok(said) => read_reply(&said),
             Err(error) => {
-                tracing::debug!(coupon.id = %counts.coupon_id, "the view was not written: {error}");
+                tracing::debug!(coupon.id = %write.coupon_id, "the view was not written: {error}");
                 Reply::Unknown
             }
         }

@@ -13,7 +13,7 @@ use coupon_domain::view_buckets::{bucket_count, bucket_of};
 use coupon_domain::view_sync::{Durable, PushId, Reply, Standing, Step, StepLimits, ViewSync, ViewWatermark};
 use coupon_domain::{ClaimAnswer, CouponId, CouponStatus, Ledger, Offset, Partition, ledger::SettledClaim};
 use infrastructure_redis::writer::CLAIMS_PER_SCRIPT_MAX;
-use infrastructure_redis::{CouponCounts, ViewWrite};
+use infrastructure_redis::{CouponCounts, PreparedWrite, ViewWrite};
 use parking_lot::Mutex;
 use service_runtime::limit::QueueDepth;
 use tokio::sync::Notify;
@@ -259,7 +259,7 @@ impl Task {
         Work { next_src: wanted.next_src, targets, deferrals, retired: std::mem::take(&mut wanted.retired) }
     }
 
-    /// Writes until the coupon's view reflects its target. False: Redis gave no answer.
+    /// Writes until the coupon's view reflects its target, each write spelled out while the one before is under way. False: Redis gave no answer.
     async fn bring_up(
         &mut self,
         coupon_id: CouponId,
@@ -278,6 +278,7 @@ impl Task {
             },
         };
         known.target = target;
+        let (shared, mut ahead) = (Arc::clone(&self.shared), None);
         let quiet = Duration::from_millis(self.shared.context.config.decide.refresh_interval_ms.into());
         let mut answered = true;
         loop {
@@ -287,17 +288,21 @@ impl Task {
                 break;
             }
             let started = Instant::now();
-            self.find_lost(coupon_id, &mut known);
-            let (step, answers) = self.next_write(&known, looks, coupon_id, &target, &mut deferrals);
-            let write = ViewWrite {
-                step: &step,
-                counts: target.counts,
-                counts_hold: step.leaves == ViewWatermark::Reflects(target.durable.next_src),
-                answers: &answers,
+            let (step, prepared) = match ahead.take().filter(|_| !looks) {
+                Some(ready) => ready,
+                None => {
+                    self.find_lost(coupon_id, &mut known);
+                    let (step, answers) =
+                        self.next_write(&known.sync, &known.found, looks, &target, &mut deferrals);
+                    let prepared = spell_out(&shared, &step, &target, &answers);
+                    (step, prepared)
+                }
             };
             let writing = Instant::now();
-            let reply = self.shared.view_writer.write(&write).await;
-            let took = writing.elapsed();
+            let write = async { (shared.view_writer.run(&prepared).await, writing.elapsed()) };
+            let ((reply, took), next) =
+                tokio::join!(write, self.look_ahead(&shared, &known.sync, &step, &target));
+            ahead = next.filter(|_| reply == Reply::Written(Vec::new()));
             self.count(&known.sync, &step, &reply, started);
             known.sync.answered(&step, target.durable, &reply);
             match &reply {
@@ -366,15 +371,35 @@ impl Task {
         }
     }
 
+    /// The write that follows `step`, if that is answered as expected; none where nothing follows, or something else than claims.
+    async fn look_ahead<'a>(
+        &self,
+        shared: &'a Shared,
+        sync: &ViewSync,
+        step: &Step,
+        target: &Target,
+    ) -> Option<(Step, PreparedWrite<'a>)> {
+        // The write itself goes out first.
+        tokio::task::yield_now().await;
+        let mut sync = sync.clone();
+        sync.answered(step, target.durable, &Reply::Written(Vec::new()));
+        if sync.is_current(target.durable) || sync.to_mend(1).is_some() {
+            return None;
+        }
+        let (step, answers) = self.next_write(&sync, &Found::default(), false, target, &mut Vec::new());
+        let prepared = spell_out(shared, &step, target, &answers);
+        Some((step, prepared))
+    }
+
     fn next_write(
         &self,
-        known: &Known,
+        sync: &ViewSync,
+        found: &Found,
         looks: bool,
-        coupon_id: CouponId,
         target: &Target,
         deferrals: &mut Vec<ClaimAnswer>,
     ) -> (Step, Vec<ClaimAnswer>) {
-        let sync = &known.sync;
+        let coupon_id = target.counts.coupon_id;
         let ledger = self.ledger.lock();
         let offset_behind = |rank: u32| {
             let claim = ledger.settled(coupon_id, rank.saturating_sub(1), rank).first();
@@ -388,8 +413,7 @@ impl Task {
             let winner = ledger.granted_claim(coupon_id, claim);
             answers.push(ClaimAnswer::settled(claim.claim_id(coupon_id), rank, claim, winner));
         };
-        let filled =
-            step.lays.iter().filter(|_| step.fills).filter_map(|bucket| known.found.ranks.get(bucket));
+        let filled = step.lays.iter().filter(|_| step.fills).filter_map(|bucket| found.ranks.get(bucket));
         for rank in filled.flatten() {
             for claim in ledger.settled(coupon_id, rank.saturating_sub(1), *rank) {
                 add(*rank, claim);
@@ -452,6 +476,16 @@ impl Task {
             self.shared.metrics.watermark("redis", self.partition, lowest.number());
         }
     }
+}
+
+fn spell_out<'a>(
+    shared: &'a Shared,
+    step: &Step,
+    target: &Target,
+    answers: &[ClaimAnswer],
+) -> PreparedWrite<'a> {
+    let counts_hold = step.leaves == ViewWatermark::Reflects(target.durable.next_src);
+    shared.view_writer.prepare(&ViewWrite { step, counts: target.counts, counts_hold, answers })
 }
 
 fn long_ago() -> Instant {

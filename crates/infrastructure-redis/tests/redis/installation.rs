@@ -78,7 +78,11 @@ impl Installation {
     }
 
     pub(crate) async fn run(&self, counts: CouponCounts, step: &Step, answers: &[ClaimAnswer]) -> Reply {
-        self.writer.write(&ViewWrite { step, counts, counts_hold: true, answers }).await
+        self.write_step(&ViewWrite { step, counts, counts_hold: true, answers }).await
+    }
+
+    pub(crate) async fn write_step(&self, write: &ViewWrite<'_>) -> Reply {
+        self.writer.run(&self.writer.prepare(write)).await
     }
 }
 

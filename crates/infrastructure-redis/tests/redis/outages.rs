@@ -41,7 +41,7 @@ async fn a_silent_redis_costs_a_few_time_outs_and_then_nothing() {
 
     servers.redis().unwrap().suspend().unwrap();
     let started = Instant::now();
-    let error = view.reader.prefilter(&[ann]).await.unwrap_err();
+    let error = view.reader.prefilter(&[ann], infrastructure_redis::Asks::Answers).await.unwrap_err();
     assert!(matches!(error, RedisError::Timeout(limit) if limit == Duration::from_millis(200)), "{error}");
     assert!(started.elapsed() < Duration::from_millis(200) + MARGIN);
     assert_eq!(view.up.get(), 0);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use coupon_domain::view_sync::{PushId, Reply, Step, ViewWatermark};
 use coupon_domain::{ClaimCode, ClaimId, Offset};
 use infrastructure_redis::maintenance::DumpedValue;
-use infrastructure_redis::{CouponCounts, FoundAnswer, ViewWrite};
+use infrastructure_redis::{Asks, CouponCounts, FoundAnswer, ViewWrite};
 use redis::AsyncCommands;
 
 use crate::installation::{
@@ -19,7 +19,7 @@ async fn claims_and_watermark_are_written_together_or_not_at_all() {
     let (ann, bob) = (claim(&coupon, 1), claim(&coupon, 2));
     let granted = answer(ann, ClaimCode::Granted, 7);
     assert_eq!(view.write(coupon, None, 8, &[granted]).await, written());
-    let seen = view.reader.prefilter(&[ann, bob]).await.unwrap();
+    let seen = view.reader.prefilter(&[ann, bob], Asks::WatermarkAndAnswers).await.unwrap();
     assert_eq!(
         (seen.answers, seen.watermark, seen.round),
         (vec![granted], Some(reflects(8)), Some(coupon.round))
@@ -107,17 +107,19 @@ async fn a_growing_view_keeps_every_answer_where_readers_look() {
             answer(claim_id, ClaimCode::SoldOut, number.into())
         })
         .collect();
+    let all: Vec<_> = answers.iter().map(|answer| answer.claim_id).collect();
     view.write(coupon, None, 10, &answers[..40]).await;
     for (grown, some) in (2..).zip(answers[40..].chunks(20)) {
         let at = i64::from(grown) + 8;
         let grows = Step { buckets: grown - 1..grown, ..step(Some(at), at + 1) };
         assert_eq!(view.run(coupon, &grows, some).await, written());
-        let (written, rest) = answers.split_at(40 + 20 * usize::try_from(grown - 1).unwrap());
-        for answer in written {
-            assert_eq!(view.reader.claim(&answer.claim_id).await.unwrap(), Some(*answer));
-        }
-        for answer in rest {
-            let seen = view.reader.prefilter(&[answer.claim_id]).await.unwrap();
+        let written = &answers[..40 + 20 * usize::try_from(grown - 1).unwrap()];
+        // The first look is by the shape before.
+        let asks = [Asks::WatermarkAndAnswers, Asks::Answers][usize::try_from(grown % 2).unwrap()];
+        let seen = view.reader.prefilter(&all, asks).await.unwrap();
+        assert_eq!((seen.answers, seen.is_whole), (written.to_vec(), true));
+        for rest in all[written.len()..].chunks(50) {
+            let seen = view.reader.prefilter(rest, Asks::WatermarkAndAnswers).await.unwrap();
             assert_eq!((seen.answers, seen.is_whole), (vec![], true));
         }
     }
@@ -129,6 +131,18 @@ async fn a_growing_view_keeps_every_answer_where_readers_look() {
     view.maintenance.answers(&[coupon.coupon_id], each).await.unwrap();
     found.sort_unstable();
     assert_eq!(found, (0..200).collect::<Vec<_>>());
+
+    // Under a reader that knows it as it was, it is pushed anew: in fewer buckets, under another id, and goes altogether.
+    let anew = Step { push_id: PushId(0xdef), buckets: 2..2, lays: vec![0, 1], ..step(None, 30) };
+    assert_eq!(view.run(coupon, &anew, &answers[..9]).await, written());
+    let seen = view.reader.prefilter(&all, Asks::WatermarkAndAnswers).await.unwrap();
+    assert_eq!(
+        (seen.answers, seen.is_whole, seen.watermark),
+        (answers[..9].to_vec(), true, Some(reflects(30)))
+    );
+    view.maintenance.forget(coupon.coupon_id).await.unwrap();
+    let seen = view.reader.prefilter(&all, Asks::WatermarkAndAnswers).await.unwrap();
+    assert_eq!((seen.answers, seen.is_whole, seen.watermark), (vec![], false, None));
 }
 
 /// What is lost takes its claim to completeness along, and is said to the writer.
@@ -143,7 +157,7 @@ async fn absence_is_not_believed_of_a_bucket_that_was_lost() {
     let lost = |is_lost: bool, claim_id| {
         let view = &view;
         async move {
-            let seen = view.reader.prefilter(&[claim_id]).await.unwrap();
+            let seen = view.reader.prefilter(&[claim_id], Asks::WatermarkAndAnswers).await.unwrap();
             assert_eq!((seen.watermark, seen.is_whole), (Some(reflects(5)), !is_lost));
             let denied = view.maintenance.denied(&[claim_id], Offset::new(5).unwrap()).await.unwrap();
             assert_eq!(denied, (!is_lost && seen.answers.is_empty()).then_some(claim_id));
@@ -227,11 +241,11 @@ async fn counts_stand_only_where_they_belong_to_the_watermark() {
     assert_eq!(fields().await, format!("buckets=1 {push} remaining=5 round=2 status=active watermark=5"));
     let halfway = step(Some(5), 6);
     let write = ViewWrite { step: &halfway, counts: coupon, counts_hold: false, answers: &[] };
-    assert_eq!(view.writer.write(&write).await, written());
+    assert_eq!(view.write_step(&write).await, written());
     assert_eq!(fields().await, format!("buckets=1 {push} watermark=6"));
     let marker = ViewWatermark::Pushing { push_id: PUSH, chunks: 0 };
     let push = Step { expects: None, leaves: marker, ..halfway.clone() };
-    assert_eq!(view.writer.write(&ViewWrite { step: &push, ..write }).await, written());
+    assert_eq!(view.write_step(&ViewWrite { step: &push, ..write }).await, written());
     assert_eq!(view.maintenance.watermark(coupon.coupon_id).await.unwrap(), Some(marker));
 }
 
@@ -260,12 +274,12 @@ async fn what_somebody_else_wrote_is_as_good_as_absent() {
     let hash = view.key(&format!("coupon:{{{}}}", coupon.coupon_id));
     let _: () = redis.hset(&hash, "watermark", "soon").await.unwrap();
     assert_eq!(view.reader.claim(&ann).await.unwrap(), None);
-    let seen = view.reader.prefilter(&[ann]).await.unwrap();
+    let seen = view.reader.prefilter(&[ann], Asks::WatermarkAndAnswers).await.unwrap();
     assert_eq!((seen.answers, seen.watermark, seen.round, seen.is_whole), (vec![], None, None, false));
     // In a bucket of ours.
     view.write(coupon, None, 5, &[]).await;
     let _: () = redis.hset(format!("{hash}:0"), &ann.mac[..], "nonsense").await.unwrap();
-    let seen = view.reader.prefilter(&[ann]).await.unwrap();
+    let seen = view.reader.prefilter(&[ann], Asks::WatermarkAndAnswers).await.unwrap();
     assert_eq!((seen.answers, seen.is_whole), (vec![], false));
     let mut unreadable = 0;
     let each = |found| unreadable += u32::from(matches!(found, FoundAnswer::Unreadable(_)));
