@@ -87,7 +87,7 @@ ALERTS = {
         "warning", "2m", 'max by (namespace, service, dependency) (coupon_dependency_up{dependency=~"redis|postgres"}) == 0',
         "No {{ $labels.service }} reaches {{ $labels.dependency }}"),
     "ViewRebuilt": (
-        "warning", "0m", 'sum by (namespace) (increase(coupon_view_refreshes_total{kind="full"}[10m])) > 0', "The Redis view was lost or put back, and is pushed again"),
+        "warning", "0m", 'sum by (namespace) (increase(coupon_view_refreshes_total{kind=~"full|bucket"}[10m])) > 0', "The Redis view, or a part of it, was lost or put back, and is pushed again"),
     "WatermarkConflicts": (
         "warning", "0m", 'sum by (namespace) (increase(coupon_writer_skips_total{reason="conflict"}[10m])) > 5',
         "Batches found PostgreSQL's watermark moved {{ $value | humanize }} times in 10 minutes"),

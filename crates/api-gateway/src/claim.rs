@@ -130,7 +130,7 @@ fn is_advisory(view: Result<&Prefilter, &RedisError>, known: &PublishedState) ->
     if !view.is_whole {
         return true;
     }
-    let Some(ViewWatermark::Reflects(next_src)) = view.watermark else { return true };
+    let Some(next_src) = view.watermark.and_then(ViewWatermark::next_src) else { return true };
     let behind = known.state.last_grant_offset.is_some_and(|last_grant| next_src <= last_grant);
     behind || view.round.is_some_and(|round| round > known.state.round)
 }

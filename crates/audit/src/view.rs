@@ -81,14 +81,9 @@ impl View {
             if !only.is_empty() && !only.contains(&coupon_id) {
                 continue;
             }
-            let vouches_to = match (said.watermark, after.get(&coupon_id).and_then(|hash| hash.watermark)) {
-                (Some(ViewWatermark::Reflects(first)), Some(ViewWatermark::Reflects(second)))
-                    if second >= first =>
-                {
-                    Some(first)
-                }
-                _ => None,
-            };
+            let then = after.get(&coupon_id).and_then(|hash| hash.watermark?.next_src());
+            let vouches_to =
+                said.watermark.and_then(ViewWatermark::next_src).filter(|first| then >= Some(*first));
             hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() });
         }
         Ok(Self { hashes, answers: Answers::Read { seen: rows.sorted()?, hasher } })
@@ -101,10 +96,7 @@ impl View {
     pub async fn read_hashes(maintenance: &ViewMaintenance) -> Result<Self, AuditError> {
         let hashes = maintenance.coupons().await.map_err(failed("reading Redis"))?;
         let hashes = hashes.into_iter().map(|(coupon_id, said)| {
-            let vouches_to = match said.watermark {
-                Some(ViewWatermark::Reflects(next_src)) => Some(next_src),
-                _ => None,
-            };
+            let vouches_to = said.watermark.and_then(ViewWatermark::next_src);
             (coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() })
         });
         Ok(Self { hashes: hashes.collect(), answers: Answers::LookedUp(Vec::new()) })
@@ -117,10 +109,9 @@ impl View {
 
     /// The offsets at which hashes are to be compared.
     pub(crate) fn watermarks(&self) -> impl Iterator<Item = (Offset, CouponId)> {
-        self.hashes.iter().filter_map(|(coupon_id, hash)| match hash.said.watermark {
-            Some(ViewWatermark::Reflects(next_src)) => Some((next_src, *coupon_id)),
-            _ => None,
-        })
+        self.hashes
+            .iter()
+            .filter_map(|(coupon_id, hash)| Some((hash.said.watermark?.next_src()?, *coupon_id)))
     }
 
     /// Compares a hash with the coupon as it was at the hash's watermark.

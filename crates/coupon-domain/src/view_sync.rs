@@ -3,12 +3,16 @@
 //! The view of a coupon is its settled claims, its counts, and a watermark that says up to where they are true. The claims lie in buckets
 //! ([`crate::view_buckets`]); the coupon's hash names the push that made the view, and every bucket bears that push's id. Claims and watermark
 //! are written by one script that names the watermark and the push that it expects to find. Another one, or none, means that the view was
-//! lost or put back in time: nothing is written and the whole view is pushed again, in chunks. While a push is under
-//! way a *marker* stands in the watermark's place, counted up by every chunk, so that two pushes, or a push and a
-//! flush, cannot pass for one complete view.
+//! lost or put back in time: nothing is written and the whole view is pushed again. A push lays empty buckets, in chunks; from
+//! then on the view is like any that has fallen behind. While they are laid a *marker* stands in the watermark's place, counted up by every chunk, so that two
+//! pushes, or a push and a flush, cannot pass for one complete view.
+//!
+//! A view that is far behind is brought up in *bulk*: the claims that it lacks are written in the order of their buckets, many to a bucket at a time, which costs
+//! half as much as rank by rank. What the watermark covers stays the same until the last of them is there, but each write marks it, so that a view
+//! that is put back in between is noticed. Claims that it does not cover are no harm: what is final stays true.
 //!
 //! A bucket without the id is not whole, and nobody believes that a claim is absent from it: whatever is lost takes its claim to completeness along.
-//! The script leaves such a bucket alone and says so; it is made anew from the ledger while the rest stands.
+//! The script says which those are; each is made anew from the ledger while the rest stands.
 //!
 //! The ledger keeps settled claims by rank and only ever appends, so every kind of refresh reads "ranks a to b" from it:
 //! no payload is queued, and a Redis that hangs for an hour costs nothing but the catching up.
@@ -24,7 +28,10 @@ use crate::view_buckets::bucket_count;
 /// Most buckets that one script makes anew together with their claims.
 const MENDED_AT_ONCE: usize = 8;
 
-/// Which push made a view. Drawn at random for each.
+/// Most buckets that one script splits off while a view is brought up in bulk.
+const SPLIT_AT_ONCE: u32 = 32;
+
+/// Which push made a view, or which script of a bulk was the last. Drawn at random for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PushId(pub u64);
 
@@ -47,6 +54,13 @@ impl FromStr for PushId {
 pub enum ViewWatermark {
     /// The view is true up to before this claims offset.
     Reflects(Offset),
+    /// It is, and claims behind it are being written in bulk.
+    InBulk {
+        /// See [`ViewWatermark::Reflects`].
+        next_src: Offset,
+        /// Which script of a bulk was the last.
+        step_id: PushId,
+    },
     /// A full push is under way: its own number, and how many chunks it has written.
     Pushing {
         /// Which push.
@@ -60,6 +74,7 @@ impl fmt::Display for ViewWatermark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reflects(next_src) => write!(f, "{next_src}"),
+            Self::InBulk { next_src, step_id } => write!(f, "{next_src}+{step_id}"),
             Self::Pushing { push_id, chunks } => write!(f, "push.{push_id}.{chunks}"),
         }
     }
@@ -74,13 +89,28 @@ impl FromStr for ViewWatermark {
     type Err = MalformedWatermark;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let Some(marker) = text.strip_prefix("push.") else {
-            let number = text.parse().map_err(|_| MalformedWatermark)?;
-            return Offset::new(number).map(Self::Reflects).map_err(|_| MalformedWatermark);
-        };
-        let (push_id, chunks) = marker.split_once('.').ok_or(MalformedWatermark)?;
-        let chunks = chunks.parse().map_err(|_| MalformedWatermark)?;
-        Ok(Self::Pushing { push_id: push_id.parse()?, chunks })
+        if let Some(marker) = text.strip_prefix("push.") {
+            let (push_id, chunks) = marker.split_once('.').ok_or(MalformedWatermark)?;
+            let chunks = chunks.parse().map_err(|_| MalformedWatermark)?;
+            return Ok(Self::Pushing { push_id: push_id.parse()?, chunks });
+        }
+        let (number, marker) =
+            text.split_once('+').map_or((text, None), |(number, marker)| (number, Some(marker)));
+        let number = number.parse().map_err(|_| MalformedWatermark)?;
+        let next_src = Offset::new(number).map_err(|_| MalformedWatermark)?;
+        let Some(marker) = marker else { return Ok(Self::Reflects(next_src)) };
+        Ok(Self::InBulk { next_src, step_id: marker.parse()? })
+    }
+}
+
+impl ViewWatermark {
+    /// Up to before which claims offset the view is true; none while it is pushed anew.
+    #[must_use]
+    pub fn next_src(self) -> Option<Offset> {
+        match self {
+            Self::Reflects(next_src) | Self::InBulk { next_src, .. } => Some(next_src),
+            Self::Pushing { .. } => None,
+        }
     }
 }
 
@@ -110,6 +140,19 @@ pub struct StepLimits {
     pub claims: u32,
     /// Buckets whose id is looked at, whatever else is done.
     pub looked_at: u32,
+    /// Claims that are brought up in bulk before the watermark moves.
+    pub bulk: u32,
+}
+
+/// Claims that are written in the order of their buckets, before the watermark moves past all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bulk {
+    /// The coupon's last rank that the watermark covers.
+    pub from_rank: u32,
+    /// Up to where the watermark goes once all of them are written.
+    pub target: Durable,
+    /// How many buckets the view has by then.
+    pub buckets: u32,
 }
 
 /// The next write, for one script.
@@ -127,6 +170,8 @@ pub struct Step {
     pub to_rank: u32,
     /// How many buckets the view has before, and how many afterwards: those in between are split off.
     pub buckets: Range<u32>,
+    /// A step of such a bulk, and which of its claims to write, counted in the order of their buckets.
+    pub bulk: Option<(Bulk, Range<u32>)>,
     /// Buckets to make anew, empty but for the id.
     pub lays: Vec<u32>,
     /// Put every claim of ranks `1 ..= from_rank` that belongs there into the buckets that are made anew.
@@ -146,6 +191,17 @@ pub enum Reply {
     Unknown,
 }
 
+/// Buckets to make anew with their claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mending {
+    /// Which.
+    pub lays: Vec<u32>,
+    /// The last rank that belongs into them.
+    pub settled: u32,
+    /// How many buckets the view has.
+    pub buckets: u32,
+}
+
 /// The state of one coupon's view, as far as its writer knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewSync {
@@ -160,9 +216,20 @@ pub struct ViewSync {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Synced { push_id: PushId, next_src: Offset, settled: u32 },
+    Synced(Synced),
     Lost,
-    Pushing { push_id: PushId, chunks: u32, laid: u32, settled: u32, target: Durable },
+    Pushing { push_id: PushId, chunks: u32, laid: u32, target: Durable },
+    Bulk { synced: Synced, bulk: Bulk, written: u32 },
+}
+
+/// A view that is true up to some offset before which so many claims were settled, in so many buckets: at least as many as those need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Synced {
+    push_id: PushId,
+    /// None that marks a push.
+    watermark: ViewWatermark,
+    settled: u32,
+    buckets: u32,
 }
 
 impl ViewSync {
@@ -176,42 +243,53 @@ impl ViewSync {
         Self::in_phase(Phase::Lost)
     }
 
-    /// A view that was found, of a coupon that had `settled` claims before `next_src`, in `buckets` buckets. Where that is not their number for so
-    /// many claims, somebody else made it, and it is pushed anew.
+    /// A view that was found, of a coupon that had `settled` claims before `next_src` and has as many as `durable` says now, in `buckets` buckets. Where
+    /// that is no number for so many claims, somebody else made it, and it is pushed anew.
     #[must_use]
-    pub fn found(push_id: PushId, next_src: Offset, settled: u32, buckets: u32) -> Self {
-        if buckets != bucket_count(settled) {
+    pub fn found(standing: Standing, settled: u32, buckets: u32, durable: Durable) -> Self {
+        let is_number = (bucket_count(settled)..=bucket_count(durable.settled)).contains(&buckets);
+        if !is_number || standing.watermark.next_src().is_none() {
             return Self::lost();
         }
-        Self::in_phase(Phase::Synced { push_id, next_src, settled })
+        let Standing { watermark, push_id } = standing;
+        Self::in_phase(Phase::Synced(Synced { push_id, watermark, settled, buckets }))
     }
 
     /// True while a full push is due or under way.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        !matches!(self.phase, Phase::Synced { .. })
+        matches!(self.phase, Phase::Lost | Phase::Pushing { .. })
     }
 
     /// True where the view reflects everything that is durable, as far as its writer knows.
     #[must_use]
     pub fn is_current(&self, durable: Durable) -> bool {
         self.lost.is_empty()
-            && matches!(self.phase, Phase::Synced { next_src, .. } if next_src >= durable.next_src)
+            && matches!(self.phase, Phase::Synced(synced) if synced.watermark.next_src() >= Some(durable.next_src))
     }
 
-    /// The next buckets that are made anew with their claims, `most` at most, and the last rank that belongs into them; none where there are none to
-    /// mend. Until they are, nothing else is written, so it pays to find the claims of many at once.
+    /// The next buckets that are made anew with their claims, `most` at most, the last rank that belongs into them, and how many buckets there are; none where
+    /// there are none to mend. Until they are, nothing else is written, so it pays to find the claims of many at once.
     #[must_use]
-    pub fn to_mend(&self, most: usize) -> Option<(u32, Vec<u32>)> {
+    pub fn to_mend(&self, most: usize) -> Option<Mending> {
         match self.phase {
-            Phase::Synced { settled, .. } if !self.lost.is_empty() => {
-                Some((settled, self.lost.iter().copied().take(most).collect()))
+            Phase::Synced(Synced { settled, buckets, .. }) if !self.lost.is_empty() => {
+                Some(Mending { lays: self.lost.iter().copied().take(most).collect(), settled, buckets })
             }
             _ => None,
         }
     }
 
-    /// The next write. `push_id` is used if a push has to start; `offset_behind` gives the claims offset right behind the claim of a
+    /// The claims that are written in bulk now.
+    #[must_use]
+    pub fn bulk(&self) -> Option<Bulk> {
+        match self.phase {
+            Phase::Bulk { bulk, .. } => Some(bulk),
+            _ => None,
+        }
+    }
+
+    /// The next write. `push_id` is used if a push has to start, and to mark a step of a bulk; `offset_behind` gives the claims offset right behind the claim of a
     /// rank.
     #[must_use]
     pub fn next_step(
@@ -222,78 +300,73 @@ impl ViewSync {
         offset_behind: impl Fn(u32) -> Offset,
     ) -> Step {
         match self.phase {
-            Phase::Synced { push_id, next_src, settled } => {
-                let expects = Some(ViewWatermark::Reflects(next_src));
-                if let Some((_, lays)) = self.to_mend(MENDED_AT_ONCE) {
+            Phase::Synced(synced) => {
+                let behind = durable.settled.saturating_sub(synced.settled);
+                let target_settled = synced.settled.saturating_add(behind.min(limits.bulk));
+                let step = self.step_of(synced, limits);
+                if let Some(Mending { lays, settled, .. }) = self.to_mend(MENDED_AT_ONCE) {
                     return Step {
-                        expects,
-                        push_id,
-                        leaves: ViewWatermark::Reflects(next_src),
                         from_rank: settled,
                         to_rank: settled,
-                        buckets: bucket_count(settled)..bucket_count(settled),
                         lays,
                         fills: true,
                         looks_at: 0..0,
+                        ..step
                     };
                 }
-                let to_rank = settled.saturating_add(limits.claims).min(durable.settled.max(settled));
-                let leaves = if to_rank >= durable.settled {
-                    durable.next_src.max(next_src)
-                } else {
-                    offset_behind(to_rank)
-                };
-                let buckets = bucket_count(settled)..bucket_count(to_rank);
-                let looks_to = self.looks_at.saturating_add(limits.looked_at).min(buckets.end);
-                Step {
-                    expects,
-                    push_id,
-                    leaves: ViewWatermark::Reflects(leaves),
-                    from_rank: settled,
-                    to_rank,
-                    buckets,
-                    lays: Vec::new(),
-                    fills: false,
-                    looks_at: self.looks_at.min(looks_to)..looks_to,
+                let reached =
+                    |rank| if rank >= durable.settled { durable.next_src } else { offset_behind(rank) };
+                let buckets = synced.buckets.max(bucket_count(target_settled));
+                // From one claim for each bucket on, sorting them pays.
+                if behind > limits.claims && target_settled - synced.settled >= buckets {
+                    let target = Durable { next_src: reached(target_settled), settled: target_settled };
+                    let bulk = Bulk { from_rank: synced.settled, target, buckets };
+                    return next_of_bulk(step, bulk, push_id, 0, limits);
                 }
+                let to_rank = synced.settled.saturating_add(limits.claims.min(behind));
+                let leaves = synced
+                    .watermark
+                    .next_src()
+                    .map_or(reached(to_rank), |next_src| reached(to_rank).max(next_src));
+                let buckets = synced.buckets..synced.buckets.max(bucket_count(to_rank));
+                Step { leaves: ViewWatermark::Reflects(leaves), to_rank, buckets, ..step }
+            }
+            Phase::Bulk { synced, bulk, written } => {
+                next_of_bulk(self.step_of(synced, limits), bulk, push_id, written, limits)
             }
             Phase::Lost => {
-                let buckets = bucket_count(durable.settled);
-                Step {
-                    expects: None,
-                    push_id,
-                    leaves: ViewWatermark::Pushing { push_id, chunks: 0 },
-                    from_rank: 0,
-                    to_rank: 0,
-                    buckets: buckets..buckets,
-                    lays: Vec::new(),
-                    fills: false,
-                    looks_at: 0..0,
-                }
+                let leaves = ViewWatermark::Pushing { push_id, chunks: 0 };
+                step_of_push(None, push_id, leaves, bucket_count(durable.settled), Vec::new())
             }
-            Phase::Pushing { push_id, chunks, laid, settled, target } => {
+            Phase::Pushing { push_id, chunks, laid, target } => {
                 let buckets = bucket_count(target.settled);
                 let lays = laid..laid.saturating_add(limits.claims).min(buckets);
-                // Claims follow once every bucket is there.
-                let room = if lays.end == buckets { limits.claims } else { 0 };
-                let to_rank = settled.saturating_add(room).min(target.settled);
-                let leaves = if lays.end == buckets && to_rank == target.settled {
-                    ViewWatermark::Reflects(target.next_src)
-                } else {
+                let leaves = if lays.end < buckets {
                     ViewWatermark::Pushing { push_id, chunks: chunks.saturating_add(1) }
+                } else {
+                    ViewWatermark::Reflects(empty_watermark(target))
                 };
-                Step {
-                    expects: Some(ViewWatermark::Pushing { push_id, chunks }),
-                    push_id,
-                    leaves,
-                    from_rank: settled,
-                    to_rank,
-                    buckets: buckets..buckets,
-                    lays: lays.collect(),
-                    fills: false,
-                    looks_at: 0..0,
-                }
+                let expects = Some(ViewWatermark::Pushing { push_id, chunks });
+                step_of_push(expects, push_id, leaves, buckets, lays.collect())
             }
+        }
+    }
+
+    /// A step that writes nothing, and looks at the next buckets.
+    fn step_of(&self, synced: Synced, limits: StepLimits) -> Step {
+        let Synced { push_id, watermark, settled, buckets } = synced;
+        let looks_to = self.looks_at.saturating_add(limits.looked_at).min(buckets);
+        Step {
+            expects: Some(watermark),
+            push_id,
+            leaves: watermark,
+            from_rank: settled,
+            to_rank: settled,
+            buckets: buckets..buckets,
+            bulk: None,
+            lays: Vec::new(),
+            fills: false,
+            looks_at: self.looks_at.min(looks_to)..looks_to,
         }
     }
 
@@ -311,6 +384,10 @@ impl ViewSync {
                     self.lost.remove(bucket);
                 }
                 self.lost.extend(without_id);
+                if let (false, Phase::Bulk { synced, .. }) = (self.lost.is_empty(), self.phase) {
+                    // What of it was in those buckets is written with the next bulk.
+                    self.phase = Phase::Synced(synced);
+                }
                 self.looks_at = if step.looks_at.end >= step.buckets.end { 0 } else { step.looks_at.end };
             }
             Reply::Unknown => self.in_doubt = Some(done),
@@ -326,27 +403,80 @@ impl ViewSync {
     }
 
     fn after(&self, step: &Step, durable: Durable) -> Phase {
-        let push_id = step.push_id;
-        let chunks = match step.leaves {
-            ViewWatermark::Reflects(next_src) => {
-                return Phase::Synced { push_id, next_src, settled: step.to_rank };
+        let (push_id, buckets) = (step.push_id, step.buckets.end);
+        match step.leaves {
+            ViewWatermark::Pushing { chunks, .. } => {
+                let (laid, target) = match self.phase {
+                    Phase::Pushing { laid, target, .. } => (laid, target),
+                    _ => (0, durable),
+                };
+                let laid = step.lays.last().map_or(laid, |last| last.saturating_add(1));
+                Phase::Pushing { push_id, chunks, laid, target }
             }
-            ViewWatermark::Pushing { chunks, .. } => chunks,
-        };
-        let (laid, target) = match self.phase {
-            Phase::Pushing { laid, target, .. } => (laid, target),
-            Phase::Lost | Phase::Synced { .. } => (0, durable),
-        };
-        let laid = step.lays.last().map_or(laid, |last| last.saturating_add(1));
-        Phase::Pushing { push_id, chunks, laid, settled: step.to_rank, target }
+            watermark => match &step.bulk {
+                Some((bulk, part)) if matches!(watermark, ViewWatermark::InBulk { .. }) => {
+                    let synced = Synced { push_id, watermark, settled: step.to_rank, buckets };
+                    Phase::Bulk { synced, bulk: *bulk, written: part.end }
+                }
+                bulk => {
+                    let settled = bulk.as_ref().map_or(step.to_rank, |(bulk, _)| bulk.target.settled);
+                    Phase::Synced(Synced { push_id, watermark, settled, buckets })
+                }
+            },
+        }
     }
+}
+
+/// A step of a push: it lays these of its buckets.
+fn step_of_push(
+    expects: Option<ViewWatermark>,
+    push_id: PushId,
+    leaves: ViewWatermark,
+    buckets: u32,
+    lays: Vec<u32>,
+) -> Step {
+    Step {
+        expects,
+        push_id,
+        leaves,
+        from_rank: 0,
+        to_rank: 0,
+        buckets: buckets..buckets,
+        bulk: None,
+        lays,
+        fills: false,
+        looks_at: 0..0,
+    }
+}
+
+/// Up to where a view without claims is true.
+fn empty_watermark(target: Durable) -> Offset {
+    if target.settled == 0 { target.next_src } else { Offset::ZERO }
+}
+
+/// The next step of a bulk of which so many claims are written: first the buckets, then the claims. `step` is one that writes nothing.
+fn next_of_bulk(step: Step, bulk: Bulk, step_id: PushId, written: u32, limits: StepLimits) -> Step {
+    let all = bulk.target.settled.saturating_sub(bulk.from_rank);
+    let (buckets, part) = if step.buckets.end < bulk.buckets {
+        let end = step.buckets.end.saturating_add(SPLIT_AT_ONCE).min(bulk.buckets);
+        (step.buckets.start..end, 0..0)
+    } else {
+        (step.buckets.clone(), written..written.saturating_add(limits.claims).min(all))
+    };
+    let leaves = if part.end == all {
+        ViewWatermark::Reflects(bulk.target.next_src)
+    } else {
+        let next_src = step.leaves.next_src().unwrap_or(Offset::ZERO);
+        ViewWatermark::InBulk { next_src, step_id }
+    };
+    Step { leaves, buckets, bulk: Some((bulk, part)), ..step }
 }
 
 impl Phase {
     fn standing(&self) -> Option<Standing> {
         match *self {
-            Self::Synced { push_id, next_src, .. } => {
-                Some(Standing { watermark: ViewWatermark::Reflects(next_src), push_id })
+            Self::Synced(synced) | Self::Bulk { synced, .. } => {
+                Some(Standing { watermark: synced.watermark, push_id: synced.push_id })
             }
             Self::Pushing { push_id, chunks, .. } => {
                 Some(Standing { watermark: ViewWatermark::Pushing { push_id, chunks }, push_id })
@@ -361,10 +491,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::view_buckets::{bucket_of, split_bucket};
+    use crate::view_buckets::{bucket_divisor, bucket_of, split_bucket};
     use proptest::prelude::*;
 
-    const LIMITS: StepLimits = StepLimits { claims: 7, looked_at: 2 };
+    const LIMITS: StepLimits = StepLimits { claims: 7, looked_at: 2, bulk: 100 };
 
     /// Redis, as the scripts use it.
     #[derive(Clone, Default)]
@@ -376,6 +506,7 @@ mod tests {
     #[derive(Clone)]
     struct Bucket {
         push_id: PushId,
+        divisor: u64,
         ranks: BTreeSet<u32>,
     }
 
@@ -386,9 +517,12 @@ mod tests {
             if expected.is_some() && expected != found {
                 return Reply::Found(found);
             }
+            let after = step.buckets.end;
             let mut without_id = BTreeSet::new();
             for bucket in &step.lays {
-                self.buckets.insert(*bucket, Bucket { push_id: step.push_id, ranks: BTreeSet::new() });
+                let divisor = bucket_divisor(*bucket, after);
+                self.buckets
+                    .insert(*bucket, Bucket { push_id: step.push_id, divisor, ranks: BTreeSet::new() });
             }
             for new in step.buckets.clone() {
                 let from = split_bucket(new);
@@ -397,7 +531,9 @@ mod tests {
                     Some(bucket) => {
                         let ranks =
                             bucket.ranks.extract_if(.., |rank| bucket_of(&mac(*rank), new + 1) == new);
-                        let split = Bucket { push_id: step.push_id, ranks: ranks.collect() };
+                        let ranks = ranks.collect();
+                        bucket.divisor = bucket_divisor(new, new + 1);
+                        let split = Bucket { ranks, ..*bucket };
                         self.buckets.insert(new, split);
                     }
                     None => without_id.extend([from, new]),
@@ -405,10 +541,19 @@ mod tests {
             }
             let filled = if step.fills { 1..step.from_rank + 1 } else { 0..0 };
             let filled = filled.filter(|rank| step.lays.contains(&bucket_of(&mac(*rank), step.buckets.end)));
-            for rank in filled.chain(step.from_rank + 1..=step.to_rank) {
-                let number = bucket_of(&mac(rank), step.buckets.end);
+            let in_bulk = step.bulk.as_ref().map(|(bulk, part)| {
+                let mut ranks: Vec<u32> = (bulk.from_rank + 1..=bulk.target.settled).collect();
+                ranks.sort_by_key(|rank| bucket_of(&mac(*rank), bulk.buckets));
+                ranks[usize::try_from(part.start).unwrap()..usize::try_from(part.end).unwrap()].to_vec()
+            });
+            let by_rank = step.from_rank + 1..=step.to_rank;
+            for rank in filled.chain(by_rank).chain(in_bulk.into_iter().flatten()) {
+                let number = bucket_of(&mac(rank), after);
                 match self.buckets.get_mut(&number).filter(|bucket| bucket.push_id == step.push_id) {
-                    Some(bucket) => drop(bucket.ranks.insert(rank)),
+                    Some(bucket) => {
+                        bucket.divisor = bucket_divisor(number, after);
+                        bucket.ranks.insert(rank);
+                    }
                     // The script recognises a lost bucket by there being nothing at all.
                     None => drop(without_id.insert(number)),
                 }
@@ -422,16 +567,16 @@ mod tests {
             Reply::Written(without_id.into_iter().collect())
         }
 
-        /// A reader finds every claim of which the watermark speaks, or sees that the bucket is not whole.
+        /// A reader finds every claim of which the watermark speaks, or sees that the bucket is not whole, or not the one to ask.
         fn holds_what_it_says(&self) -> bool {
-            let Some((Standing { watermark: ViewWatermark::Reflects(next_src), push_id }, count)) = self.hash
-            else {
-                return true;
-            };
+            let Some((Standing { watermark, push_id }, count)) = self.hash else { return true };
+            let Some(next_src) = watermark.next_src() else { return true };
             let promised = u32::try_from((next_src.number() - 1).max(0) / 2).unwrap();
-            (1..=promised).all(|rank| match self.buckets.get(&bucket_of(&mac(rank), count)) {
-                Some(bucket) if bucket.push_id == push_id => bucket.ranks.contains(&rank),
-                _ => true,
+            (1..=promised).all(|rank| {
+                let number = bucket_of(&mac(rank), count);
+                let bucket = self.buckets.get(&number).filter(|bucket| bucket.push_id == push_id);
+                let bucket = bucket.filter(|bucket| bucket.divisor == bucket_divisor(number, count));
+                bucket.is_none_or(|bucket| bucket.ranks.contains(&rank))
             })
         }
 
@@ -546,7 +691,8 @@ mod tests {
         while sync.is_current(durable) {
             turn(&mut view, &mut sync);
         }
-        assert_eq!(sync.to_mend(9), Some((200, vec![3])));
+        let buckets = bucket_count(200);
+        assert_eq!(sync.to_mend(9), Some(Mending { lays: vec![3], settled: 200, buckets }));
         let step = turn(&mut view, &mut sync);
         assert_eq!((step.lays, step.fills), (vec![3], true));
         assert!(sync.is_current(durable) && view.is_whole());
@@ -562,16 +708,44 @@ mod tests {
                 push_id: PushId(5),
             }))
         };
-        let mut sync = ViewSync::found(PushId(5), Offset::ZERO, 0, 1);
+        let zero = Standing { watermark: ViewWatermark::Reflects(Offset::ZERO), push_id: PushId(5) };
+        let mut sync = ViewSync::found(zero, 0, 1, durable);
         let step = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
         sync.answered(&step, durable, &Reply::Unknown);
         let again = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
         sync.answered(&again, durable, &found(3));
         assert!(sync.is_current(durable));
-        let mut other = ViewSync::found(PushId(5), Offset::ZERO, 0, 1);
+        let mut other = ViewSync::found(zero, 0, 1, durable);
         other.answered(&step, durable, &found(2));
         assert!(other.is_lost());
-        assert!(ViewSync::found(PushId(5), Offset::ZERO, 0, 2).is_lost(), "made with other buckets");
+        assert!(ViewSync::found(zero, 0, 2, durable).is_lost(), "made with other buckets");
+        let many = Durable { next_src: offset_behind(90), settled: 90 };
+        assert!(!ViewSync::found(zero, 0, 2, many).is_lost(), "left in the middle of a bulk");
+        assert!(ViewSync::found(zero, 90, 1, many).is_lost());
+    }
+
+    /// The watermark moves when all of a bulk is there, and every claim is written once.
+    #[test]
+    fn a_view_far_behind_is_brought_up_in_bulk() {
+        let durable = Durable { next_src: offset_behind(130), settled: 130 };
+        let (mut view, mut sync) = (View::default(), ViewSync::lost());
+        let (mut written, mut seen) = (0, Vec::new());
+        while !sync.is_current(durable) {
+            let step = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
+            written += step.bulk.as_ref().map_or(0, |(_, part)| part.len());
+            written += usize::try_from(step.to_rank - step.from_rank).unwrap();
+            let reply = view.run(&step);
+            assert_eq!(reply, Reply::Written(vec![]));
+            sync.answered(&step, durable, &reply);
+            seen.extend(step.leaves.next_src());
+        }
+        seen.dedup();
+        assert_eq!(
+            seen,
+            [0, 100, 130].map(|rank| if rank == 0 { Offset::ZERO } else { offset_behind(rank) })
+        );
+        assert_eq!(written, 130);
+        assert!(view.is_whole() && view.holds_what_it_says());
     }
 
     #[test]
@@ -579,11 +753,12 @@ mod tests {
         for watermark in [
             ViewWatermark::Reflects(Offset::ZERO),
             ViewWatermark::Reflects(offset_behind(9)),
+            ViewWatermark::InBulk { next_src: offset_behind(9), step_id: PushId(7) },
             ViewWatermark::Pushing { push_id: PushId(u64::MAX), chunks: 3 },
         ] {
             assert_eq!(watermark.to_string().parse(), Ok(watermark));
         }
-        for wrong in ["", "-1", "push.1", "push.x.1"] {
+        for wrong in ["", "-1", "7+", "+7", "7+x", "push.1", "push.x.1"] {
             assert_eq!(wrong.parse::<ViewWatermark>(), Err(MalformedWatermark), "{wrong:?}");
         }
     }

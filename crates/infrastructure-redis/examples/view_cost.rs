@@ -1,13 +1,14 @@
 //! What the view costs Redis: bytes per claim and CPU per decision, by Redis' own account, of claims that the writer writes.
 //!
-//! `cargo run -p infrastructure-redis --example view_cost -- 1000000` starts a Redis of its own, writes so many claims of one coupon in batches, as the task of
-//! stock-consumer does, and prints one line of JSON. Redis is the same program whatever our build is, so a debug build measures as well as a release.
+//! `cargo run -p infrastructure-redis --example view_cost -- 1000000 500` starts a Redis of its own, writes so many claims of one coupon, of which so many more
+//! are decided each time the view has caught up, as the task of stock-consumer does, and prints one line of JSON. Redis is the same program whatever our build is, so a debug build measures as well as a release.
 
 use std::error::Error;
 use std::io::Write as _;
 use std::time::Instant;
 
-use coupon_domain::view_sync::{Durable, PushId, Reply, StepLimits, ViewSync};
+use coupon_domain::view_buckets::bucket_of;
+use coupon_domain::view_sync::{Bulk, Durable, PushId, Reply, StepLimits, ViewSync};
 use coupon_domain::{
     ClaimAnswer, ClaimCode, ClaimId, CouponId, CouponStatus, Offset, Partition, Round, Slot, Timestamp,
 };
@@ -22,12 +23,15 @@ use uuid::Uuid;
 const FIRST_DECIDED_AT_MS: i64 = 1_790_000_000_000;
 /// When the window ends, in ms since the epoch: late enough for anybody who runs this.
 const CLOSES_AT_MS: i64 = 4_000_000_000_000;
+/// Claims that are brought up in bulk, as in stock-consumer.
+const BULK: u32 = 250_000;
 /// One claim of so many is granted.
 const CLAIMS_PER_GRANT: u32 = 10;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let claims: u32 = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse())?;
+    let number = |at: usize, unless: u32| std::env::args().nth(at).map_or(Ok(unless), |text| text.parse());
+    let (claims, at_a_time) = (number(1, 100_000)?, number(2, CLAIMS_PER_SCRIPT_MAX)?);
     let nobody = || Some("nobody-is-asked".to_owned());
     let external =
         ExternalServers { kafka_bootstrap: nobody(), database_url: nobody(), ..ExternalServers::default() };
@@ -49,10 +53,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         round: Round::FIRST,
         closes_at: Timestamp::from_ms(CLOSES_AT_MS)?,
     };
+    let answers = (1..=claims)
+        .map(|rank| answer(counts.coupon_id, rank))
+        .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let (memory, cpu) = (used_memory(&mut redis).await?, used_cpu_s(&mut redis).await?);
     let started = Instant::now();
     let mut sync = ViewSync::lost();
-    let limits = StepLimits { claims: CLAIMS_PER_SCRIPT_MAX, looked_at: 0 };
+    let limits = StepLimits { claims: CLAIMS_PER_SCRIPT_MAX, looked_at: 0, bulk: BULK };
+    let mut sorted: Option<(Bulk, Vec<ClaimAnswer>)> = None;
     let mut settled = 0;
     loop {
         let durable = Durable { next_src: offset_behind(settled), settled };
@@ -60,16 +68,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
             if settled == claims {
                 break;
             }
-            settled = settled.saturating_add(CLAIMS_PER_SCRIPT_MAX).min(claims);
+            settled = settled.saturating_add(at_a_time).min(claims);
             continue;
         }
         let step = sync.next_step(durable, limits, PushId(rand::random()), offset_behind);
-        let ranks = step.from_rank.saturating_add(1)..=step.to_rank;
-        let answers =
-            ranks.map(|rank| answer(counts.coupon_id, rank)).collect::<Result<Vec<_>, Box<dyn Error>>>()?;
-        let reply = writer
-            .run(&writer.prepare(&ViewWrite { step: &step, counts, counts_hold: true, answers: &answers }))
-            .await;
+        let of_ranks =
+            |from: u32, to: u32| answers.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?);
+        let answers = match &step.bulk {
+            None => of_ranks(step.from_rank, step.to_rank),
+            Some((bulk, part)) => {
+                if sorted.as_ref().is_none_or(|(of, _)| of != bulk) {
+                    let mut held = of_ranks(bulk.from_rank, bulk.target.settled).ok_or("ranks")?.to_vec();
+                    held.sort_by_key(|answer| bucket_of(&answer.claim_id.mac, bulk.buckets));
+                    sorted = Some((*bulk, held));
+                }
+                let held = sorted.as_ref().map(|(_, held)| held.as_slice()).unwrap_or_default();
+                held.get(usize::try_from(part.start)?..usize::try_from(part.end)?)
+            }
+        }
+        .ok_or("ranks")?;
+        let reply =
+            writer.run(&writer.prepare(&ViewWrite { step: &step, counts, counts_hold: true, answers })).await;
         if reply != Reply::Written(Vec::new()) {
             return Err(format!("{reply:?}").into());
         }
@@ -77,7 +96,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let (memory, cpu) = (used_memory(&mut redis).await? - memory, used_cpu_s(&mut redis).await? - cpu);
     let line = format!(
-        "{{\"claims\": {claims}, \"seconds\": {:.2}, \"redis_bytes_per_claim\": {:.1}, \"redis_cpu_us_per_claim\": {:.2}}}",
+        "{{\"claims\": {claims}, \"at_a_time\": {at_a_time}, \"seconds\": {:.2}, \"redis_bytes_per_claim\": {:.1}, \"redis_cpu_us_per_claim\": {:.2}}}",
         started.elapsed().as_secs_f64(),
         memory / f64::from(claims),
         cpu * 1e6 / f64::from(claims)

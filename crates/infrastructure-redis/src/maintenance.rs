@@ -273,7 +273,8 @@ impl ViewMaintenance {
     ) -> Result<Option<ClaimId>, RedisError> {
         for some in claim_ids.chunks(LOOKED_AT_ONCE) {
             let seen = self.look_at(some).await?;
-            if !matches!(seen.watermark, Some(ViewWatermark::Reflects(reached)) if reached >= next_src) {
+            let reached = seen.watermark.and_then(ViewWatermark::next_src);
+            if reached.is_none_or(|reached| reached < next_src) {
                 continue;
             }
             let absent =

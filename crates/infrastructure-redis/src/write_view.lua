@@ -25,8 +25,9 @@ while half * 2 <= after do
     half = half * 2
 end
 -- What a whole bucket's mark says: by what the macs that belong there are divided.
+local split, unsplit, split_to = tostring(half * 2), tostring(half), after - half
 local function divisor(number)
-    return (number >= half or number < after - half) and half * 2 or half
+    return (number >= half or number < split_to) and split or unsplit
 end
 local lost, is_lost = {}, {}
 local function lose(number)
@@ -46,12 +47,12 @@ end
 
 -- Each new bucket takes those of one other's claims that have the next bit of their number set.
 for new = before, after - 1 do
-    local span, bit = 1, 0
+    local span, exponent = 1, 0
     while span * 2 <= new do
-        span, bit = span * 2, bit + 1
+        span, exponent = span * 2, exponent + 1
     end
     local from, to = hash .. ':' .. (new - span), hash .. ':' .. new
-    local byte, divisor = math.floor(bit / 8) + 1, 2 ^ (bit % 8)
+    local byte, mask = math.floor(exponent / 8) + 1, 2 ^ (exponent % 8)
     local held = redis.call('HGETALL', from)
     local taken, kept, is_whole = {mark, span * 2}, {mark, span * 2}, false
     for i = 1, #held, 2 do
@@ -60,7 +61,7 @@ for new = before, after - 1 do
             is_whole = true
         else
             local side = kept
-            if #field == 16 and math.floor(string.byte(field, byte) / divisor) % 2 == 1 then
+            if #field == 16 and bit.band(string.byte(field, byte), mask) ~= 0 then
                 side = taken
             end
             side[#side + 1] = field

@@ -177,10 +177,9 @@ impl<'a> Lag<'a> {
         let asking = async {
             let mut lowest = BTreeMap::<i32, i64>::new();
             for coupon_id in live {
-                let next_src = match sources.view.watermark(*coupon_id).await? {
-                    Some(ViewWatermark::Reflects(next_src)) => next_src.number(),
-                    Some(ViewWatermark::Pushing { .. }) | None => 0,
-                };
+                let watermark = sources.view.watermark(*coupon_id).await?;
+                let next_src =
+                    watermark.and_then(ViewWatermark::next_src).map_or(0, |next_src| next_src.number());
                 let known = lowest.entry(coupon_id.partition().number()).or_insert(next_src);
                 *known = next_src.min(*known);
             }

@@ -19,7 +19,8 @@ use crate::user_id::UserId;
 /// A claim with its final outcome. The coupon is known from where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SettledClaim {
-    mac: [u8; 16],
+    /// The mac of its claim id.
+    pub mac: [u8; 16],
     slot: Slot,
     /// Where the answer was given.
     pub decided_offset: Offset,

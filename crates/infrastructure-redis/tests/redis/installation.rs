@@ -103,6 +103,7 @@ pub(crate) fn step(expects: Option<i64>, leaves: i64) -> Step {
         from_rank: 0,
         to_rank: 0,
         buckets: 1..1,
+        bulk: None,
         lays: Vec::new(),
         fills: false,
         looks_at: 0..0,

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use coupon_domain::view_sync::{PushId, Reply, Step, ViewWatermark};
+use coupon_domain::view_buckets::bucket_of;
+use coupon_domain::view_sync::{Durable, PushId, Reply, Step, StepLimits, ViewSync, ViewWatermark};
 use coupon_domain::{ClaimCode, ClaimId, Offset};
 use infrastructure_redis::maintenance::DumpedValue;
 use infrastructure_redis::{Asks, CouponCounts, FoundAnswer, ViewWrite};
@@ -143,6 +144,52 @@ async fn a_growing_view_keeps_every_answer_where_readers_look() {
     view.maintenance.forget(coupon.coupon_id).await.unwrap();
     let seen = view.reader.prefilter(&all, Asks::WatermarkAndAnswers).await.unwrap();
     assert_eq!((seen.answers, seen.is_whole, seen.watermark), (vec![], false, None));
+}
+
+/// Thousands of claims in the order of their buckets: all are where readers look, and the watermark covers none of them before the last is there.
+#[tokio::test]
+async fn a_view_far_behind_is_brought_up_in_bulk() {
+    let view = Installation::new();
+    let coupon = counts();
+    let answers: Vec<_> = (0..3_000u32)
+        .map(|number| {
+            let mac =
+                u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_le_bytes();
+            answer(ClaimId { mac, ..claim(&coupon, 0) }, ClaimCode::SoldOut, number.into())
+        })
+        .collect();
+    let all: Vec<_> = answers.iter().map(|answer| answer.claim_id).collect();
+    let at = |rank: u32| Durable { next_src: Offset::new(rank.into()).unwrap(), settled: rank };
+    let limits = StepLimits { claims: 400, looked_at: 0, bulk: 2_000 };
+    let (mut sync, mut bulks, mut id) = (ViewSync::lost(), 0, 0);
+    for durable in [at(40), at(3_000)] {
+        while !sync.is_current(durable) {
+            id += 1;
+            let step = sync.next_step(durable, limits, PushId(id), |rank| at(rank).next_src);
+            let settled = usize::try_from(step.from_rank).unwrap()..usize::try_from(step.to_rank).unwrap();
+            let mut written = answers[settled].to_vec();
+            if let Some((bulk, part)) = &step.bulk {
+                let from = usize::try_from(bulk.from_rank).unwrap();
+                let to = usize::try_from(bulk.target.settled).unwrap();
+                let mut sorted = answers[from..to].to_vec();
+                sorted.sort_by_key(|answer| bucket_of(&answer.claim_id.mac, bulk.buckets));
+                written =
+                    sorted[usize::try_from(part.start).unwrap()..usize::try_from(part.end).unwrap()].to_vec();
+                bulks += u32::from(!written.is_empty());
+            }
+            let reply = view.run(coupon, &step, &written).await;
+            assert_eq!(reply, Reply::Written(vec![]));
+            sync.answered(&step, durable, &reply);
+            let seen = view.reader.prefilter(&all[..40], Asks::WatermarkAndAnswers).await.unwrap();
+            assert_eq!(seen.watermark, Some(step.leaves));
+            if step.leaves.next_src() >= Some(at(40).next_src) {
+                assert_eq!((seen.answers, seen.is_whole), (answers[..40].to_vec(), true), "{step:?}");
+            }
+        }
+    }
+    assert_eq!(bulks, 5 + 3, "two thousand, and what was left");
+    let seen = view.reader.prefilter(&all, Asks::WatermarkAndAnswers).await.unwrap();
+    assert_eq!((seen.answers, seen.is_whole, seen.watermark), (answers, true, Some(reflects(3_000))));
 }
 
 /// What is lost takes its claim to completeness along, and is said to the writer.
