@@ -41,6 +41,20 @@ pub(crate) fn start(hosting: &Hosting, sync: bool) -> Result<Server, Error> {
     let programs = program_folder()?;
     let account = Account::for_postgres()?;
     let cluster = cluster::prepare(hosting, &programs, account)?;
+    start_on("postgres", &cluster, hosting, sync)
+}
+
+/// Starts a copy of the PostgreSQL behind this URL, which follows it until it is promoted, and waits until it lets clients in to read.
+/// Its cluster lies beside the one of the same hosting, and goes with it.
+pub(crate) fn start_standby(hosting: &Hosting, primary: &str, sync: bool) -> Result<Server, Error> {
+    let programs = program_folder()?;
+    let cluster = cluster::copy(hosting, &programs, Account::for_postgres()?, primary)?;
+    start_on("postgres-standby", &cluster, hosting, sync)
+}
+
+fn start_on(name: &str, cluster: &Path, hosting: &Hosting, sync: bool) -> Result<Server, Error> {
+    let programs = program_folder()?;
+    let account = Account::for_postgres()?;
     let lease = PortLease::take(hosting.bind, hosting.port)?;
     let address = address::endpoint(hosting.bind, lease.port());
 
@@ -50,9 +64,9 @@ pub(crate) fn start(hosting: &Hosting, sync: bool) -> Result<Server, Error> {
     };
     let endpoint = format!("postgres://{login}@{address}/{MAINTENANCE_DATABASE}");
     let launch = Launch {
-        name: "postgres".to_owned(),
+        name: name.to_owned(),
         program: programs.join("postgres"),
-        arguments: arguments(hosting, &cluster, lease.port(), sync),
+        arguments: arguments(hosting, cluster, lease.port(), sync),
         environment: vec![("LC_ALL".to_owned(), "C.UTF-8".to_owned())],
         account,
         lifetime: hosting.lifetime.clone(),

@@ -171,6 +171,26 @@ impl Servers {
         self.postgres.own().ok_or(Error::External { server: "PostgreSQL" })
     }
 
+    /// A physical copy of our own PostgreSQL, with the same system identifier, on a port of its own: it follows the other until it is told
+    /// to `pg_promote()`. One at a time, and not where the servers speak TLS.
+    pub fn start_standby(&self) -> Result<Server, Error> {
+        let primary = self.postgres()?;
+        if self.encryption.is_some() {
+            return Err(Error::Usage("a standby follows in the open alone".to_owned()));
+        }
+        let hosting = Hosting {
+            data: data_folder(&self.directory),
+            log: self.directory.join("logs/postgres-standby.log"),
+            bind: self.options.bind,
+            port: PortWish::Any,
+            password: credentials::random_text(32),
+            encryption: None,
+            lifetime: Lifetime::WithParent,
+            extra: self.options.postgres_settings.clone(),
+        };
+        postgres::start_standby(&hosting, primary.endpoint(), self.options.sync)
+    }
+
     /// Our own Redis, to break it.
     pub fn redis(&self) -> Result<&Server, Error> {
         self.redis.own().ok_or(Error::External { server: "Redis" })

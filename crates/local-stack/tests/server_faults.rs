@@ -36,6 +36,22 @@ fn kafka_comes_back_after_kill_9_with_its_topics_and_refuses_to_create_any_by_ac
 }
 
 #[test]
+fn a_standby_follows_postgres_until_it_is_promoted_and_both_go_on() {
+    let servers = Servers::start(only("postgres")).unwrap();
+    let standby = servers.start_standby().unwrap();
+    let there = |statement: &str| servers.run_sql(standby.endpoint(), statement);
+    sql(&servers, "create table t (x integer)");
+    let has_followed = || there("select count(*) from t").is_ok();
+    assert!(local_stack::eventually(SOON, has_followed));
+    assert!(there("insert into t values (1)").is_err());
+    assert_eq!(there("select pg_promote()").unwrap().trim(), "t");
+    there("insert into t values (1)").unwrap();
+    assert_eq!(sql(&servers, "select count(*) from t").trim(), "0");
+    let identifier = "select system_identifier from pg_control_system()";
+    assert_eq!(there(identifier).unwrap().trim(), sql(&servers, identifier));
+}
+
+#[test]
 fn postgres_comes_back_after_kill_9_with_its_rows() {
     let servers = Servers::start(only("postgres")).unwrap();
     let postgres = servers.postgres().unwrap();

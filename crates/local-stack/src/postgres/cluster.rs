@@ -9,6 +9,7 @@ use super::{SUPERUSER, shared_memory};
 use crate::account::Account;
 use crate::command;
 use crate::encryption::{Encryption, write_secret};
+use crate::environment;
 use crate::error::Error;
 use crate::process::ProcessIdentity;
 use crate::server::{Hosting, create_folder, remove_folder, write_file};
@@ -18,6 +19,8 @@ const ELSEWHERE: &str = "/var/tmp";
 /// In the data folder, the path of a cluster that lies elsewhere.
 const POINTER: &str = "postgres-is-at";
 const CLUSTER: &str = "cluster";
+/// A copy of the cluster, for a server that follows the one on it.
+const STANDBY: &str = "standby";
 /// What becomes the cluster when `initdb` is done.
 const NEW_CLUSTER: &str = "cluster.new";
 
@@ -29,13 +32,37 @@ pub(super) fn prepare(hosting: &Hosting, programs: &Path, account: Account) -> R
         initialise(&home, &cluster, programs, account, &hosting.password)?;
     }
     forget_dead_postmaster(&cluster.join("postmaster.pid"))?;
+    write_access(hosting, &cluster, account)?;
+    Ok(cluster)
+}
+
+/// Copies the cluster of a running server, and returns the folder of the copy: a server that is started there follows that one.
+pub(super) fn copy(
+    hosting: &Hosting,
+    programs: &Path,
+    account: Account,
+    primary: &str,
+) -> Result<PathBuf, Error> {
+    let standby = home(&hosting.data, account)?.join(STANDBY);
+    discard(&standby)?;
+    let mut basebackup = account.command(&programs.join("pg_basebackup"));
+    environment::remove_prefixed(&mut basebackup, &["PG"]);
+    basebackup.args(["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync"]);
+    basebackup.arg(format!("--dbname={primary}")).arg("-D").arg(&standby);
+    command::capture(&mut basebackup, "pg_basebackup", command::SHORT * 2)?;
+    write_access(hosting, &standby, account)?;
+    Ok(standby)
+}
+
+/// Who may come in, and by which certificate the server is known.
+fn write_access(hosting: &Hosting, cluster: &Path, account: Account) -> Result<(), Error> {
     // Written anew each time: the address may have changed since.
     let access = if hosting.encryption.is_some() { ENCRYPTED_ACCESS } else { ACCESS };
     write_file(&cluster.join("pg_hba.conf"), access)?;
     if let Some(encryption) = &hosting.encryption {
-        give_certificate(encryption, &cluster, account)?;
+        give_certificate(encryption, cluster, account)?;
     }
-    Ok(cluster)
+    Ok(())
 }
 
 /// Removes the lock of a postmaster that is dead. PostgreSQL would do so itself, but where init does not bury its orphans (in
@@ -56,6 +83,8 @@ fn forget_dead_postmaster(lock: &Path) -> Result<(), Error> {
 const ACCESS: &str = "\
 host all all 127.0.0.1/32 trust
 host all all ::1/128 trust
+host replication all 127.0.0.1/32 trust
+host replication all ::1/128 trust
 host all all all scram-sha-256
 ";
 
@@ -135,6 +164,7 @@ pub(crate) fn remove(data: &Path) -> Result<(), Error> {
     for home in elsewhere(data)?.into_iter().chain([data.join("postgres")]) {
         discard(&home.join(NEW_CLUSTER))?;
         discard(&home.join(CLUSTER))?;
+        discard(&home.join(STANDBY))?;
         remove_folder(&home)?;
     }
     Ok(())
