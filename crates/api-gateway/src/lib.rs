@@ -155,12 +155,12 @@ impl Service for ApiGateway {
         });
         context.keep_asking_postgres(&config.postgres, &desk.metrics.postgres);
         let covered = desk.clone();
-        context.keep_asking("cover-redemptions", move || {
+        let beat_interval = Duration::from_millis(config.wallet.beat_interval_ms.into());
+        // Looked at so often that what is due is covered before its time is over.
+        let look_interval = beat_interval / 10;
+        context.keep_asking_every(look_interval, "cover-redemptions", move || {
             let desk = covered.clone();
-            async move {
-                let patience = Duration::from_millis(desk.context.config.wallet.beat_interval_ms.into());
-                desk.cover_redemptions(patience).await;
-            }
+            async move { desk.cover_redemptions(beat_interval.saturating_sub(look_interval)).await }
         });
 
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());

@@ -17,13 +17,23 @@ impl<C> Context<C> {
         name: &'static str,
         ask: impl Fn() -> F + Send + 'static,
     ) {
+        self.keep_asking_every(INTERVAL, name, ask);
+    }
+
+    /// The same, at an interval of its own.
+    pub fn keep_asking_every<F: Future<Output = ()> + Send>(
+        &self,
+        interval: Duration,
+        name: &'static str,
+        ask: impl Fn() -> F + Send + 'static,
+    ) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(name, async move {
             loop {
                 ask().await;
                 tokio::select! {
                     () = shutdown.requested() => return,
-                    () = tokio::time::sleep(INTERVAL) => {}
+                    () = tokio::time::sleep(interval) => {}
                 }
             }
         });
