@@ -10,7 +10,7 @@ use service_runtime::metrics::PostgresRequests;
 use service_runtime::{Metrics, catalogue, metrics};
 
 /// What is asked of PostgreSQL.
-const POSTGRES_OPERATIONS: [&str; 13] = [
+const POSTGRES_OPERATIONS: [&str; 14] = [
     "claim_standings",
     "count_claims",
     "find_command",
@@ -21,6 +21,7 @@ const POSTGRES_OPERATIONS: [&str; 13] = [
     "list_coupons",
     "list_events",
     "list_wallet",
+    "look_again",
     metrics::PING,
     "raise_beat",
     "redeem",

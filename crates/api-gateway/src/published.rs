@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use coupon_domain::Partition;
 use coupon_domain::restored::PublishedBeats;
-use coupon_domain::wire::decode_persisted;
+use coupon_domain::wire::{PersistedWatermark, decode_persisted};
 use infrastructure_kafka::{Connection, LogBounds, Reader, RecordView};
 use parking_lot::RwLock;
 use service_runtime::tail::{CompactedTopic, keep_reading};
@@ -56,6 +56,11 @@ impl Published {
     /// What is known.
     pub(crate) fn beats(&self) -> Arc<PublishedBeats> {
         Arc::clone(&self.beats.read())
+    }
+
+    /// What was committed counts from now on, though it is not in the topic yet: no database may fall behind it.
+    pub(crate) fn will_see(&self, watermark: &PersistedWatermark) {
+        Arc::make_mut(&mut self.beats.write()).saw(watermark);
     }
 
     /// Waits until everything is known that had been published by this moment. False: it is not, after a while.

@@ -21,7 +21,6 @@ use utoipa::ToSchema;
 
 use crate::desk::{Desk, NAME};
 use crate::held_coupon::HeldCouponView;
-use crate::published::Published;
 
 /// What a coupon is used for.
 #[derive(Deserialize, ToSchema)]
@@ -58,7 +57,7 @@ async fn redeem(
     };
     let redeemed = desk
         .ask_postgres_since("redeem", async |connection, connected_at| {
-            match pass(&desk.published, connection, connected_at).await? {
+            match desk.pass(connection, connected_at).await? {
                 Passage::Open(_) => redemptions::redeem(connection, &redemption).await.map(Some),
                 Passage::Closed(closure) => Ok(Some(Redeemed::Closed(closure))),
                 Passage::Unknown => Ok(None),
@@ -111,7 +110,7 @@ fn problem(obstacle: &Redeemed) -> Problem {
         Redeemed::Closed(closure) => Problem::new(
             Code::StoreRestored,
             format!(
-                "redeeming is closed since {}: the database was put back in time, and an operator has to look first",
+                "redeeming is closed since {}: the database was put back in time, or there are two, and an operator has to look first",
                 to_rfc3339(closure.closed_at)
             ),
         ),
@@ -128,35 +127,38 @@ pub(crate) enum Passage {
     Unknown,
 }
 
-/// Compares the database with what was published of it, and closes redeeming where it was put back in time. Nothing is redeemed between
-/// the look and the closure: this request goes no further.
-pub(crate) async fn pass(
-    published: &Published,
-    connection: &mut PooledConnection,
-    connected_at: Instant,
-) -> Result<Passage, PostgresError> {
-    let mut known_until = connected_at;
-    loop {
-        if !published.is_known_until(known_until).await {
-            return Ok(Passage::Unknown);
-        }
-        // In this order: a beat is raised before it is published.
-        let beats = published.beats();
-        let store = closures::look(connection).await?;
-        if let Some(closure) = store.closure {
-            return Ok(Passage::Closed(closure));
-        }
-        let Some(restored) = beats.judge(&store.stand) else { return Ok(Passage::Open(store.stand)) };
-        if known_until == connected_at {
-            // It may have been reopened, and db-writer have published what it is now, since we read last.
-            known_until = Instant::now();
-            continue;
-        }
-        if closures::close(connection, NAME, &restored.to_string(), &beats.floors()).await? {
-            tracing::error!(
-                runbook = "PostgresRestored",
-                "redeeming is closed: {restored}; `couponctl redemptions reopen` opens it"
-            );
+impl Desk {
+    /// Compares the database with what had been published at `since`, and closes redeeming where it was put back in time, or where there are
+    /// two. Nothing is redeemed between the look and the closure: this request goes no further.
+    pub(crate) async fn pass(
+        &self,
+        connection: &mut PooledConnection,
+        since: Instant,
+    ) -> Result<Passage, PostgresError> {
+        let mut known_until = since;
+        loop {
+            if !self.published.is_known_until(known_until).await {
+                return Ok(Passage::Unknown);
+            }
+            // In this order: a beat is raised before it is published.
+            let beats = self.published.beats();
+            let store = closures::look(connection).await?;
+            if let Some(closure) = store.closure {
+                return Ok(Passage::Closed(closure));
+            }
+            let Some(restored) = beats.judge(&store.stand) else { return Ok(Passage::Open(store.stand)) };
+            if known_until == since {
+                // It may have been reopened, and db-writer have published what it is now, since we read last.
+                known_until = Instant::now();
+                continue;
+            }
+            if closures::close(connection, NAME, &restored.to_string(), &beats.floors()).await? {
+                tracing::error!(
+                    runbook = "PostgresRestored",
+                    "redeeming is closed: {restored}; `couponctl redemptions reopen` opens it"
+                );
+                self.note_closure(connection, restored.partition(), store.stand.system_identifier).await?;
+            }
         }
     }
 }

@@ -122,7 +122,8 @@ impl Reopen {
         }
         // Raises the beats; where nobody has noticed yet, it closes first.
         let reason = restored.map_or_else(String::new, |restored| restored.to_string());
-        closures::close(connection, "couponctl", &reason, &before.floors())
+        let floors = before.floors_above(&store.stand);
+        closures::close(connection, "couponctl", &reason, &floors)
             .await
             .map_err(failed("raising the beats"))?;
         let raised = look(connection).await?;
@@ -132,7 +133,7 @@ impl Reopen {
         output.note(
             "the beats are above everything that was published; waiting until db-writer has published them",
         );
-        self.await_publication(published, &before, &raised).await?;
+        self.await_publication(published, &floors, &raised).await?;
         let ended = closures::reopen(connection, &self.operator).await.map_err(failed("reopening"))?;
         if let Some(closure) = ended {
             let (since, by) = (to_rfc3339(closure.closed_at), closure.closed_by);
@@ -146,13 +147,13 @@ impl Reopen {
     async fn await_publication(
         &self,
         published: &Published,
-        before: &PublishedBeats,
+        floors: &[(Partition, i64)],
         raised: &Store,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs(self.wait_s.into());
         loop {
             let now = published.read()?;
-            let behind = behind(&now, before, raised);
+            let behind = behind(&now, floors, raised);
             if behind.is_empty() {
                 return Ok(());
             }
@@ -183,9 +184,8 @@ impl Reopen {
     }
 }
 
-/// The partitions of which nothing above `before` was published from this cluster yet.
-fn behind(now: &PublishedBeats, before: &PublishedBeats, raised: &Store) -> Vec<Partition> {
-    let floors = before.floors();
+/// The partitions of which nothing above these floors was published from this cluster yet.
+fn behind(now: &PublishedBeats, floors: &[(Partition, i64)], raised: &Store) -> Vec<Partition> {
     let floor =
         |partition| floors.iter().find(|(other, _)| *other == partition).map_or(-1, |(_, beat)| *beat);
     let is_behind = |partition, highest: i64, cluster: &str| {
@@ -249,6 +249,7 @@ mod tests {
                 chain: Chain::genesis(partition),
                 system_identifier: (*cluster).to_owned(),
                 beat: *beat,
+                stamp: None,
             });
         }
         beats
@@ -257,10 +258,11 @@ mod tests {
     #[test]
     fn every_partition_is_waited_for_until_this_cluster_published_above_what_was() {
         let before = published(&[(0, "old", 9), (1, "old", 4)]);
+        let floors = [(Partition::new(0).unwrap(), 9), (Partition::new(1).unwrap(), 4)];
         let stand = StoreStand { system_identifier: "new".to_owned(), beats: [].into() };
         let raised = Store { stand, closure: None };
         let numbers = |now: &PublishedBeats| {
-            behind(now, &before, &raised).into_iter().map(Partition::number).collect::<Vec<_>>()
+            behind(now, &floors, &raised).into_iter().map(Partition::number).collect::<Vec<_>>()
         };
         assert_eq!(numbers(&before), [0, 1]);
         assert_eq!(numbers(&published(&[(0, "new", 10), (1, "old", 5)])), [1], "another cluster");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use coupon_domain::Partition;
 use coupon_domain::restored::PublishedBeats;
-use coupon_domain::wire::decode_persisted;
+use coupon_domain::wire::{PersistedWatermark, decode_persisted};
 use infrastructure_kafka::Lines;
 use infrastructure_postgres::closures::{self, Store};
 use infrastructure_postgres::{Connection, PostgresError};
@@ -21,6 +21,11 @@ use crate::NAME;
 pub(crate) struct Published(Mutex<HashMap<Partition, (i64, PublishedBeats)>>);
 
 impl Published {
+    /// What was committed counts from now on, though it is not in the topic yet: no store may fall behind it.
+    pub(crate) fn will_see(&self, watermark: &PersistedWatermark) {
+        self.0.lock().entry(watermark.partition).or_default().1.saw(watermark);
+    }
+
     /// Everything that has been published of the worker's partition.
     pub(crate) fn read(&self, worker: &Worker, persisted: &Lines) -> Result<PublishedBeats, Interrupted> {
         let partition = worker.partition();

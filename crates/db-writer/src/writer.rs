@@ -114,15 +114,19 @@ impl<'a> Session<'a> {
             progress::load_or_create(connection, partition).await?;
             let store = restored::examine(connection, connections.published()).await?;
             let progress = progress::load_or_create(connection, partition).await?;
+            // What is published is raised by whoever publishes it: no two records have the same beat.
+            let beat = progress::beat(connection, partition, &progress.watermark).await?;
             let coupons = coupons::in_partition(connection, partition).await?;
-            Ok((store, progress, coupons))
+            Ok((store, progress, beat, coupons))
         };
         let opening = shared.metrics.postgres.measure(LOAD_PROGRESS, opening);
         let opened = worker.block_on(&shared.runtime, opening)?;
         connections.was_examined(&lease);
         lease.give_back_after(opened.as_ref());
-        let (store, progress, coupons) = opened.map_err(interruption)?;
+        let (store, progress, beat, coupons) = opened.map_err(interruption)?;
         shared.metrics.redemptions_closed.set(i64::from(store.closure.is_some()));
+        let beat =
+            beat.ok_or_else(|| Interrupted::Restart("the watermark moved under the look".to_owned()))?;
 
         let reader = shared.outcomes.reader(partition.number());
         let found = reader.bounds(partition.number())?;
@@ -163,7 +167,7 @@ impl<'a> Session<'a> {
             connections,
             system_identifier: store.stand.system_identifier,
             watermark: progress.watermark,
-            beat: progress.beat,
+            beat,
             publisher,
             last_activity: Instant::now(),
             shared,
@@ -227,8 +231,7 @@ impl<'a> Session<'a> {
                 tracing::debug!(partition = %self.worker.partition(), offset = %to.next_outcome_offset,
                     duration_ms = took.as_secs_f64() * 1_000.0, "a batch is committed");
                 self.count(&prepared);
-                self.moved(to, beat);
-                Ok(())
+                self.moved(to, beat)
             }
         }
     }
@@ -281,11 +284,17 @@ impl<'a> Session<'a> {
         Ok(lease)
     }
 
-    fn moved(&mut self, watermark: OutcomeWatermark, beat: i64) {
+    /// Behind a write. A beat that did not rise was given by another database than the one before, though the connection is the same: whoever
+    /// starts over compares.
+    fn moved(&mut self, watermark: OutcomeWatermark, beat: i64) -> Result<(), Interrupted> {
+        if beat <= self.beat {
+            return Err(Interrupted::Restart(format!("beat {} was followed by {beat}", self.beat)));
+        }
         self.watermark = watermark;
         self.beat = beat;
         self.last_activity = Instant::now();
         self.publish();
+        Ok(())
     }
 
     fn publish(&self) {
@@ -293,14 +302,17 @@ impl<'a> Session<'a> {
         let OutcomeWatermark { next_src, next_outcome_offset, chain } = self.watermark;
         self.worker.done_up_to(next_outcome_offset);
         self.shared.metrics.persisted(partition, next_src.number());
-        self.publisher.publish(PersistedWatermark {
+        let watermark = PersistedWatermark {
             partition,
             next_src,
             next_outcome_offset,
             chain,
             system_identifier: self.system_identifier.clone(),
             beat: self.beat,
-        });
+            stamp: Some(rand::random()),
+        };
+        self.shared.published.will_see(&watermark);
+        self.publisher.publish(watermark);
     }
 
     fn count(&self, prepared: &Prepared) {
@@ -340,10 +352,7 @@ impl<'a> Session<'a> {
         let (beat, closure) = raised.map_err(interruption)?;
         self.shared.metrics.redemptions_closed.set(i64::from(closure.is_some()));
         match beat {
-            Some(beat) => {
-                self.moved(watermark, beat);
-                Ok(())
-            }
+            Some(beat) => self.moved(watermark, beat),
             None => Err(Interrupted::Restart("the watermark is not where it was left".to_owned())),
         }
     }

@@ -234,6 +234,12 @@ impl Pool {
         result
     }
 
+    /// How many connections are open. The one that has waited longest is lent first: whoever asks as often has asked on each that was free.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.inner.status().size
+    }
+
     /// How many connections are in use, and how many there may be.
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {

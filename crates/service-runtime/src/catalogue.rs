@@ -181,7 +181,7 @@ catalogue! {
     SSE_STREAM_SECONDS = "sse_stream_seconds" Histogram(Journey), ["reason"], "N", "Life of a stream, by how it ended: end, client, shutdown";
     WATERMARK_OFFSET = "watermark_offset" Gauge, ["store", "partition"], "GSWNR", "The first claims offset that a store does not reflect yet: log (its end), outcomes, postgres, redis, gateway, notifier";
     REDEMPTIONS_TOTAL = "redemptions_total" Counter, ["result"], "G", "POSTs of redemptions, each once: redeemed, repeated, already_used, expired, key_reused, not_found, store_restored, invalid, unauthorized, rate_limited, overloaded, unavailable";
-    REDEMPTIONS_CLOSED = "redemptions_closed" Gauge, [], "GW", "1 while redeeming is closed because PostgreSQL was put back in time, as last seen";
+    REDEMPTIONS_CLOSED = "redemptions_closed" Gauge, [], "GW", "1 while redeeming is closed because PostgreSQL was put back in time or is used in two places, as last seen";
     LAG_CLAIMS = "lag_claims" Gauge, ["stage", "partition"], "R", "Records of the claims log that a stage has still to do, seen from outside: decide (no outcome yet), persist (decided, not in PostgreSQL), view (decided, not in the Redis view that is furthest behind)";
     LAG_SECONDS = "lag_seconds" Gauge, ["stage", "partition"], "R", "Age of the oldest of them by its append time; 0 where there is none";
     LEDGER_CLAIMS = "ledger_claims" Gauge, ["coupon_id", "state"], "R", "Distinct claims of coupons that are not closed, as the last pass counted them: accepted = granted + rejected + deferred + undecided + dead_lettered";

@@ -34,6 +34,7 @@ pub(crate) async fn measure(ground: &Ground, sizes: &Sizes, findings: &mut Findi
             chain: genesis.chain,
             system_identifier: identifier.trim().to_owned(),
             beat: 0,
+            stamp: None,
         });
         let record =
             NewRecord { topic: &topic, partition: 0, key: b"0", payload: Some(&payload), headers: &[] };

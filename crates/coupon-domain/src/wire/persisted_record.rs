@@ -21,6 +21,9 @@ pub struct PersistedWatermark {
     pub system_identifier: String,
     /// A number in the progress row that only grows; a lower one than was ever published is a database put back in time.
     pub beat: i64,
+    /// Drawn anew by whoever raised the beat: two of one beat were given by two databases. Absent where an older release wrote the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,5 +62,7 @@ mod tests {
         let golden = include_str!("../../golden/persisted_v1.json").trim_end();
         let watermark = decode_persisted(golden.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(encode_persisted(&watermark)).unwrap(), golden);
+        let stamped = PersistedWatermark { stamp: Some(7), ..watermark };
+        assert_eq!(decode_persisted(&encode_persisted(&stamped)).unwrap(), stamped);
     }
 }
