@@ -51,6 +51,7 @@ mod spans;
 mod topic_recreated;
 mod topic_settings;
 mod trace;
+mod two_databases;
 mod undecodable_record;
 mod view_evicted;
 mod wrong_topics;
@@ -83,6 +84,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("without_postgres_claims_and_commands_go_on", postgres_stopped::scenario),
     ("postgres_put_back_in_time_catches_up", postgres_back_in_time::scenario),
     ("without_db_writer_a_restore_is_noticed_all_the_same", postgres_back_in_time::without_writer),
+    ("of_two_databases_the_one_that_db_writer_left_is_noticed", two_databases::writer_moves),
+    ("of_two_databases_the_one_that_a_gateway_went_to_is_noticed", two_databases::gateway_moves),
+    ("of_two_databases_that_raise_the_same_beat_both_close", two_databases::without_writer),
     (
         "topics_that_are_changed_under_the_system_are_named_and_nothing_undated_is_promised",
         topic_settings::scenario,
