@@ -19,6 +19,10 @@ from rules import MALFORMED
 
 Row = dict[str, str]
 
+# How far each partition was written, and what retention deleted of each coupon: read before all others and behind them.
+PROGRESS, RETENTION = ("partition_progress", "partition_progress_after"), ("coupon_retention", "coupon_retention_after")
+TABLES = (*PROGRESS, *RETENTION, "claims", "issued_coupons", "parked_claims", "coupons", "commands", "audit_events")
+
 
 class Unusable(Exception):
     """The dump is torn, or no dump at all."""
@@ -154,13 +158,10 @@ class Dump:
             self.claims, self.outcomes = (self.read_log(path, name) for name in ("claims", "outcomes"))
             if min(len(self.claims), len(self.outcomes)) < meta["partitions"]:
                 raise Unusable("bounds.json does not name every partition")
-            tables = ("claims", "issued_coupons", "parked_claims", "coupons", "commands", "partition_progress", "audit_events")
-            files = {name: Table(path / f"{name}.csv") for name in tables}
-            # What retention deleted of each coupon.
-            deleted = Table(path / "coupon_retention.csv")
-            for file in (*self.topics.values(), *files.values(), *([deleted] if deleted.path.exists() else [])):
+            files = {name: Table(path / f"{name}.csv") for name in TABLES}
+            for file in (*self.topics.values(), *files.values()):
                 deque(file.learn(), maxlen=0)
-            self.tables = {name: file.parts for name, file in (files | {"coupon_retention": deleted}).items()}
+            self.tables = {name: file.parts for name, file in files.items()}
             redis = path / "redis.jsonl"
             self.redis = redis if redis.exists() else None
         except (OSError, csv.Error, *MALFORMED) as error:

@@ -12,13 +12,13 @@ import sqlite3
 import sys
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dump import Dump, Part, Row, Unusable, milliseconds
+from dump import PROGRESS, RETENTION, Dump, Part, Row, Unusable, milliseconds
 from rules import (
     CLAIM_CODES,
     COMMAND_CODES,
@@ -173,8 +173,10 @@ class Audit:
             self.compare_outcomes(line)
             self.count_grants(line)
             self.compare_dead_letters(line)
-            self.compare_tables(line)
-            self.count_coupons(line.partition)
+            new = self.granted_since(line)
+            self.compare_tables(line, new)
+            self.count_coupons(line.partition, new)
+            new.clear()
         for name, rows in dump.tables.items():
             for partition in rows.keys() - self.lines.keys():
                 self.broken("AGREE", f"table {name}", f"has {len(rows[partition])} rows of partition {partition}")
@@ -235,7 +237,7 @@ class Audit:
             self.compare_outcome(line, place, outcome, line.wanted.get(src))
         self.compared["outcomes"] += len(line.found)
         if next_src is None:  # retention took them all: only PostgreSQL knows how far they went
-            next_src = line.found_from = self.reflected(line.partition)
+            next_src = line.found_from = self.reflected(line.partition)[1]
         line.decided, end = next_src, line.start + len(line.records)
         if line.decided < line.start:
             lost = f"claims offsets {line.decided} to {line.start - 1} were deleted before they were decided"
@@ -334,14 +336,39 @@ class Audit:
 
     # ---- PostgreSQL, at its own watermark
 
-    def reflected(self, partition: int) -> int:
-        return max((int(row["next_src"]) for row in self.dump.tables["partition_progress"][partition]), default=0)
+    def reflected(self, partition: int) -> tuple[int, int]:
+        """The first offset that the tables did not reflect before they were read, and behind that."""
+        rows = [[int(row["next_src"]) for row in self.dump.tables[name][partition]] for name in PROGRESS]
+        before, after = (max(said, default=0) for said in rows)
+        if after < before:
+            raise Unusable(f"partition {partition}: PostgreSQL was put back in time while it was read")
+        return before, after
 
-    def compare_tables(self, line: Line) -> None:
-        partition, next_src = line.partition, self.reflected(line.partition)
+    def true_to(self, partition: int) -> dict[str, int]:
+        """Up to where each row of `coupons` was true when it was read."""
+        before, after = self.reflected(partition)
+        true_to = {row["coupon_id"]: int(row["next_src"] or 0) for row in self.dump.tables["coupons"][partition]}
+        if any(not before <= at <= after for at in true_to.values()):
+            raise Unusable(f"partition {partition}: rows of coupons are of no moment between {before} and {after}")
+        return true_to
+
+    def granted_since(self, line: Line) -> Shelf:
+        """The claims granted while the tables were read; of each, whether its coupon's row knows nothing of it."""
+        before, after = self.reflected(line.partition)
+        granted, true_to = self.shelf(), self.true_to(line.partition)
+        for src, outcome in line.truths(after) if before < after else ():
+            if src >= before and outcome["code"] == "granted" and is_answer(outcome):
+                granted[outcome["claim_id"]] = src >= true_to.get(as_uuid(outcome["coupon_id"]), before)
+        return granted
+
+    def compare_tables(self, line: Line, new: Shelf) -> None:
+        partition, (before, next_src) = line.partition, self.reflected(line.partition)
         if next_src != line.decided:
             finding = f"PostgreSQL reflects {next_src}, the outcomes log {line.decided}"
             (self.broken if next_src > line.decided else self.late)("AGREE", f"partition {partition}", finding)
+        if before < next_src:
+            finding = f"PostgreSQL went from {before} to {next_src} while it was read"
+            self.late("AGREE", f"partition {partition}", finding)
         commands, parked, issued = self.shelf(), self.shelf(), self.shelf()
         for src, outcome in line.truths(next_src):
             if outcome["code"] in COMMAND_CODES and is_new(outcome) and outcome.get("state"):  # the coupon is known
@@ -355,36 +382,55 @@ class Audit:
                 outcome = row | {"appended_at": milliseconds(row["appended_at"])}
                 issued[outcome["claim_id"]] = issued_row(line, outcome)
         answers = ((src, claim_row(outcome)) for src, outcome in line.truths(next_src) if is_answer(outcome))
-        self.compare_rows(line, "claims", "src_offset", answers)
-        self.compare_rows(line, "commands", "src_offset", ((src, command_row(o)) for src, o in commands.items()))
-        self.compare_rows(line, "audit_events", "src_offset", ((src, audit_row(o)) for src, o in commands.items()))
-        self.compare_rows(line, "parked_claims", "src_offset", parked.items())
-        self.compare_rows(line, "issued_coupons", "claim_id", issued.items())
+
+        def came_later(src: int) -> bool:
+            return src >= before
+
+        self.compare_rows(line, "claims", "src_offset", answers, came_later)
+        for table, row_of in (("commands", command_row), ("audit_events", audit_row)):
+            rows = ((src, row_of(outcome)) for src, outcome in commands.items())
+            self.compare_rows(line, table, "src_offset", rows, came_later)
+        self.compare_rows(line, "parked_claims", "src_offset", parked.items(), came_later)
+        self.compare_rows(line, "issued_coupons", "claim_id", issued.items(), new.__contains__)
         issued.clear()
         if line.is_whole:
-            rows = (coupon_row(line, coupon, next_src) for coupon in line.coupons.values() if coupon.state(next_src))
-            self.compare_rows(line, "coupons", "coupon_id", sorted({row["coupon_id"]: row for row in rows}.items()))
-        last = line.truth(next_src - 1) if next_src > line.proven_from else None
-        if last is not None:
-            progress = {"last_record_id": last.get("claim_id") or last.get("command_id")}
-            progress["last_appended_at"] = last["appended_at"]
-            if next_src - 1 in line.found:
-                progress["chain"] = f"\\x{line.link(next_src)}"
-            self.compare_rows(line, "partition_progress", "partition", [(partition, progress)])
+            true_to, wanted = self.true_to(partition), {}
+            for coupon in line.coupons.values():
+                coupon_id = as_uuid(coupon.coupon_id)
+                at = true_to.get(coupon_id, before)
+                if coupon.state(at):
+                    wanted[coupon_id] = coupon_row(line, coupon, at)
+            self.compare_rows(line, "coupons", "coupon_id", sorted(wanted.items()))
+        for table, at in zip(PROGRESS, (before, next_src), strict=True):
+            last = line.truth(at - 1) if at > line.proven_from else None
+            if last is not None:
+                progress = {"last_record_id": last.get("claim_id") or last.get("command_id")}
+                progress["last_appended_at"] = last["appended_at"]
+                if at - 1 in line.found:
+                    progress["chain"] = f"\\x{line.link(at)}"
+                self.compare_rows(line, table, "partition", [(partition, progress)])
 
     def rows_before(self, line: Line) -> Iterator[Row]:
         """The claims table's rows of what the logs do not prove any more."""
         rows = self.dump.tables["claims"][line.partition] if line.proven_from > 0 else ()
         return (row for row in rows if int(row["src_offset"]) < line.proven_from)
 
-    def compare_rows(self, line: Line, table: str, key: str, wanted: Iterable[tuple[Any, Json]]) -> None:
-        """A table's rows with those that are wanted, which are sorted by key."""
+    def compare_rows(
+        self,
+        line: Line,
+        table: str,
+        key: str,
+        wanted: Iterable[tuple[Any, Json]],
+        came_later: Callable[[Any], bool] = lambda _: False,
+    ) -> None:
+        """A table's rows with those that are wanted, which are sorted by key. One that came later than the first look
+        at the tables need not be there."""
         rows = self.shelf()
         for row in self.dump.tables[table][line.partition]:
             if key != "src_offset" or int(row[key]) >= line.proven_from:
                 rows[row[key] if key.endswith("_id") else int(row[key])] = row
         self.compared[f"rows of {table}"] += len(rows)
-        deleted = self.deleted(line.partition, table)
+        _, deleted = self.deleted(line.partition, table)
         missing, extra, changed = [], [], []
         for identity, cells, row in side_by_side(wanted, rows.items()):
             place = f"table {table}, {key} {identity}"
@@ -392,6 +438,8 @@ class Audit:
                 promise = "FIRST-COME" if table == "issued_coupons" else "AGREE"
                 extra.append((promise, place, "is there, but nothing below the watermark made it"))
             elif row is None:
+                if came_later(identity):
+                    continue
                 coupon_id = coupon_of(cells)
                 if deleted[coupon_id] > 0:
                     deleted[coupon_id] -= 1
@@ -405,25 +453,28 @@ class Audit:
             self.broken(*violation)
         rows.clear()
 
-    def deleted(self, partition: int, table: str) -> Counter[str]:
-        """How many rows of each coupon retention has deleted from a table."""
+    def deleted(self, partition: int, table: str) -> tuple[Counter[str], Counter[str]]:
+        """How many rows of each coupon retention had deleted before the tables were read, and behind that."""
         columns = {"claims": ("losing_claims", "issued_coupons"), "parked_claims": ("losing_claims",), "issued_coupons": ("issued_coupons",)}
-        rows = self.dump.tables["coupon_retention"][partition]
-        return Counter({row["coupon_id"]: sum(int(row[name]) for name in columns.get(table, ())) for row in rows})
+        names = columns.get(table, ())
+        rows = (self.dump.tables[name][partition] for name in RETENTION)
+        before, after = (Counter({row["coupon_id"]: sum(int(row[n]) for n in names) for row in read}) for read in rows)
+        return before, after
 
-    def count_coupons(self, partition: int) -> None:
-        """What must hold of the issued coupons whatever the log says."""
+    def count_coupons(self, partition: int, new: Shelf) -> None:
+        """What must hold of the issued coupons whatever the log says, as far as their coupons' rows know of them."""
         issued: dict[str, IssuedRows] = defaultdict(lambda: IssuedRows(numbers=self.shelf(), held=self.shelf()))
         for row in self.dump.tables["issued_coupons"][partition]:
-            issued[as_uuid(row["coupon_id"])].add(row)
+            if not new.get(row["claim_id"], False):
+                issued[as_uuid(row["coupon_id"])].add(row)
         none = IssuedRows(numbers=self.shelf(), held=self.shelf())
-        deleted_of = self.deleted(partition, "issued_coupons")
+        before, after = self.deleted(partition, "issued_coupons")
         for coupon in self.dump.tables["coupons"][partition]:
             rows, place = issued.pop(coupon["coupon_id"], none), f"table coupons, coupon_id {coupon['coupon_id']}"
             if max(rows.count, int(coupon["issued"])) > int(coupon["quantity"]):
                 self.broken("NO-OVERSELL", place, f"{rows.count} of {coupon['quantity']} are issued")
-            deleted = deleted_of[coupon["coupon_id"]]
-            if rows.count + deleted != int(coupon["issued"]):
+            fewest, deleted = before[coupon["coupon_id"]], after[coupon["coupon_id"]]
+            if not fewest <= int(coupon["issued"]) - rows.count <= deleted:
                 self.broken("AGREE", place, f"issued is {coupon['issued']}, and {rows.count} coupons are issued")
             if not deleted and not rows.are_numbered_in_turn():
                 self.broken("FIRST-COME", place, f"the issue numbers are not 1..{rows.count}")
@@ -654,7 +705,7 @@ def report(audit: Audit) -> Json:
         str(line.partition): {
             "records": len(line.records),
             "decided": line.decided,
-            "in_postgres": audit.reflected(line.partition),
+            "in_postgres": audit.reflected(line.partition)[1],
             "proven_from": line.proven_from,
             "folded": line.is_whole,
         }

@@ -124,7 +124,7 @@ class Dump:
         for coupon in self.coupons.values():
             if coupon.state(next_src):
                 row = oracle.coupon_row(line, coupon, next_src)
-                self.tables["coupons"].append({"partition": self.partition} | row)
+                self.tables["coupons"].append({"partition": self.partition, "next_src": next_src} | row)
                 hashed = {"watermark": str(next_src), "remaining": str(coupon.remaining)}
                 hashed |= {"status": coupon.status, "round": str(coupon.round)}
                 self.redis[coupon.coupon_id] = {
@@ -136,7 +136,16 @@ class Dump:
         progress: Json = {"partition": self.partition, "next_src": next_src, "next_outcome_offset": next_src, "beat": 9}
         progress |= {"chain": f"\\x{last['chain']}", "last_appended_at": last["appended_at"]}
         progress["last_record_id"] = last.get("claim_id") or last.get("command_id")
-        self.tables["partition_progress"] = [progress]
+        self.tables["partition_progress"], self.tables["partition_progress_after"] = [progress], [dict(progress)]
+
+    def store_meanwhile(self, before: int, between: int, after: int) -> None:
+        """Tables that were read while they were written: coupons stood at `between`, issued coupons were read last."""
+        self.store(before)
+        first = self.tables["partition_progress"]
+        self.store(between)
+        read = {name: self.tables[name] for name in ("coupons", "claims", "parked_claims")}
+        self.store(after)
+        self.tables |= read | {"partition_progress": first}
 
     def view(self, outcome: Json) -> None:
         coupon_id, _, rest = outcome["claim_id"].partition(".")
@@ -189,10 +198,13 @@ COLUMNS = {
     "issued_coupons": "claim_id coupon_id user_id user_nth issue_no code issued_at expires_at used_at order_ref",
     "coupons": "coupon_id partition name initial_quantity per_user_limit opens_at closes_at expires_at "
     "expires_after_days rules key_id status round quantity issued version last_command_mac last_command_code "
-    "last_grant_offset published_offset published_at",
+    "last_grant_offset published_offset published_at next_src",
     "parked_claims": "src_partition src_offset coupon_id claim_mac",
     "commands": "command_mac coupon_id src_partition src_offset kind code refusal version appended_at",
+    "coupon_retention": "partition coupon_id losing_claims issued_coupons",
+    "coupon_retention_after": "partition coupon_id losing_claims issued_coupons",
     "partition_progress": "partition next_src next_outcome_offset chain beat last_record_id last_appended_at",
+    "partition_progress_after": "partition next_src next_outcome_offset chain beat last_record_id last_appended_at",
     "audit_events": "src_partition src_offset coupon_id command_mac kind code actor reason state appended_at",
 }
 
@@ -358,6 +370,63 @@ class ADump(OracleTest):
         self.assertEqual(len(report["notes"]), 2, report["notes"])
         self.assertEqual(report["ledger"]["undecided"], 1)
         self.assert_finds(dump, "ONE-OUTCOME", "AGREE", options=("--quiet",))
+
+    def test_of_tables_that_were_written_while_they_were_read_breaks_nothing(self) -> None:
+        whole = len(small_dump().outcomes)
+        for before in range(1, whole + 1):
+            for between in range(before, whole + 1):
+                for after in range(between, whole + 1):
+                    with self.subTest(before=before, between=between, after=after):
+                        dump = small_dump()
+                        dump.store_meanwhile(before, between, after)
+                        self.assert_finds(dump, options=())
+        dump = small_dump()
+        dump.store_meanwhile(2, 4, whole)
+        self.assert_finds(dump, "AGREE", options=("--quiet",))
+
+    def test_of_tables_that_were_written_while_they_were_read_shows_what_is_wrong(self) -> None:
+        def lacks(table: str) -> Callable[[Dump], Any]:
+            return lambda dump: dump.tables[table].pop(0)
+
+        def has(table: str, column: str, value: Any) -> Callable[[Dump], Any]:
+            return lambda dump: dump.tables[table][-1].update({column: value})
+
+        faults: list[tuple[Callable[[Dump], Any], tuple[str, ...]]] = [
+            (lacks("claims"), ("AGREE",)),
+            (lacks("issued_coupons"), ("AGREE",)),
+            (lacks("coupons"), ("AGREE",)),
+            (has("claims", "code", "closed"), ("AGREE",)),
+            (has("claims", "src_offset", 6), ("AGREE",)),
+            (has("issued_coupons", "user_id", "eve"), ("AGREE",)),
+            (has("coupons", "issued", 2), ("AGREE",)),
+        ]
+        for number, (fault, promises) in enumerate(faults):
+            with self.subTest(fault=number):
+                dump = small_dump()
+                # Bob's grant is at 3: the coupon's row knows of ann's alone, and his row is there already.
+                dump.store_meanwhile(3, 3, 6)
+                fault(dump)
+                self.assert_finds(dump, *promises, options=())
+
+    def test_of_rows_that_retention_deleted_meanwhile_holds_every_promise(self) -> None:
+        for gone, told, promises in ((1, (0, 1), ()), (1, (0, 2), ()), (1, (1, 1), ()), (2, (0, 1), ("AGREE",))):
+            with self.subTest(gone=gone, told=told):
+                dump = small_dump()
+                won = [row for row in dump.tables["claims"] if row["code"] == "granted"][:gone]
+                dump.tables["claims"] = [row for row in dump.tables["claims"] if row not in won]
+                del dump.tables["issued_coupons"][:gone]
+                of_coupon = {"partition": 0, "coupon_id": oracle.as_uuid(COUPON), "losing_claims": 0}
+                for table, issued in zip(dumps.RETENTION, told, strict=True):
+                    dump.tables[table] = [of_coupon | {"issued_coupons": issued}]
+                self.assert_finds(dump, *promises)
+
+    def test_of_a_store_that_went_back_in_time_cannot_be_used(self) -> None:
+        for before, between, after in ((5, 4, 4), (3, 5, 4)):
+            dump = small_dump()
+            dump.store_meanwhile(before, between, after)
+            with tempfile.TemporaryDirectory() as path, contextlib.redirect_stderr(io.StringIO()):
+                dump.write(Path(path))
+                self.assertEqual(oracle.main([path]), 2)
 
     def test_of_a_partition_that_halts_shows_what_stands_behind(self) -> None:
         dump = small_dump()
@@ -567,6 +636,7 @@ class APlantedFault(OracleTest):
             ("audit_events", "actor", "somebody"),
             ("audit_events", "state", {}),
             ("partition_progress", "chain", "\\x00"),
+            ("partition_progress_after", "chain", "\\x00"),
             ("partition_progress", "last_record_id", "c0"),
         ):
             with self.subTest(table=table, column=column):

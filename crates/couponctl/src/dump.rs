@@ -99,10 +99,10 @@ async fn dump_tables(section: &infrastructure_postgres::PostgresSection, out: &P
     )]
     let drive = |connection| drop(tokio::spawn(connection));
     let tables = Tables::open(section, drive).await.map_err(failed("connecting to PostgreSQL"))?;
-    for (name, query) in TABLES {
-        let path = out.join(format!("{name}.csv"));
+    for table in &TABLES {
+        let path = out.join(format!("{}.csv", table.name));
         let mut file = tokio::fs::File::create(&path).await.map_err(failed("writing a table"))?;
-        tables.copy(query, &mut file).await.map_err(failed(name))?;
+        tables.copy(table, &mut file).await.map_err(failed(table.name))?;
     }
     Ok(())
 }
