@@ -337,7 +337,7 @@ impl<'a> Line<'a> {
         match expected.as_ref().or(found.as_ref()) {
             Some(truth) if answered || src < self.tables.next_src().number() => {
                 self.settle(truth, entry, &place, row.as_mut(), audited);
-                self.compare_stores(truth, self.definition_of(truth).as_deref(), row.as_mut(), audited)?;
+                self.compare_stores(truth, self.definition_of(truth).as_ref(), row.as_mut(), audited)?;
             }
             _ => {
                 if let Some(row) = row.as_mut().filter(|_| is_proven) {
@@ -480,12 +480,12 @@ impl<'a> Line<'a> {
     fn compare_stores(
         &mut self,
         truth: &Outcome,
-        definition: Option<&Definition>,
+        definition: Option<&Arc<Definition>>,
         row: Option<&mut Row>,
         audited: &mut Audited<'_>,
     ) -> Result<(), AuditError> {
         let findings = &mut *audited.findings;
-        if truth.src_offset < self.tables.next_src() {
+        if truth.src_offset < self.tables.next_src() && self.tables.includes(truth) {
             match &truth.subject {
                 Subject::Claim(claim) => self.tables.compare(truth, Some(claim), definition, findings)?,
                 Subject::Command(command) => {
@@ -572,6 +572,7 @@ impl<'a> Line<'a> {
                 findings.broken(Invariant::Agree, &place, &finding);
             }
         }
+        self.tables.compare_awaited(findings)?;
         if !self.is_cut_short {
             self.tables.compare_unexpected(None, findings)?;
         }

@@ -7,7 +7,7 @@ use coupon_domain::{CouponId, KeyRing, Ledger, Offset, Partition};
 use infrastructure_kafka::dead_letter::queue::{self, Payloads, Queue};
 use infrastructure_kafka::{Connection, LogBounds, LogCursor, Reader, Topic, TopicLayout};
 use infrastructure_postgres::PostgresSection;
-use infrastructure_postgres::audit::TableReader;
+use infrastructure_postgres::audit::{TableReader, Whose};
 use infrastructure_postgres::checkpoint::LoadError;
 use infrastructure_redis::ViewMaintenance;
 use serde_json::{Value, json};
@@ -43,6 +43,14 @@ pub struct Installation<'a> {
 impl Installation<'_> {
     fn reads(&self, partition: Partition) -> bool {
         self.only.is_empty() || self.only.iter().any(|coupon_id| coupon_id.partition() == partition)
+    }
+
+    /// Whose rows are read of a partition.
+    fn rows_of(&self, partition: Partition) -> Whose {
+        match self.only.is_empty() {
+            true => Whose::all(partition),
+            false => Whose::named(partition, self.only.iter().copied()),
+        }
     }
 }
 
@@ -130,26 +138,20 @@ fn audit_lines(
     let runtime = Handle::current();
     let claims = follow(connection, layout, Topic::Claims)?;
     let partitions = claims.partition_count().map_err(failed("reading the claims log"))?;
-    let strays =
-        runtime.block_on(reader.rows_of_partitions_from(partitions)).map_err(failed("reading PostgreSQL"))?;
-    if strays > 0 {
-        let finding = format!("{strays} rows belong to partitions that the claims topic does not have");
-        findings.broken(Invariant::Agree, "PostgreSQL", &finding);
-    }
-    let orphans = runtime.block_on(reader.orphans()).map_err(failed("reading PostgreSQL"))?;
-    if orphans > 0 {
-        let finding = format!("claims or issued coupons belong to {orphans} coupons that are not there");
-        findings.broken(Invariant::Agree, "PostgreSQL", &finding);
+    if only.is_empty() {
+        runtime.block_on(look_for_strays(&mut reader, partitions, findings))?;
     }
     // Each can only be behind what is read after it.
     let mut moments = BTreeMap::new();
     for number in 0..partitions {
         let partition = Partition::new(number).map_err(failed("the claims topic"))?;
         if installation.reads(partition) {
-            moments.insert(number, Moment::read(&mut reader, &runtime, partition)?);
+            let whose = installation.rows_of(partition);
+            moments.insert(number, Moment::read(&mut reader, &runtime, whose)?);
         }
     }
-    let mut published = Published::read(connection, layout, findings)?;
+    let reads = |partition| moments.contains_key(&partition);
+    let mut published = Published::read(connection, layout, reads, findings)?;
     let outcomes = follow(connection, layout, Topic::Outcomes)?;
     let outcomes_bounds = bounds(&outcomes)?;
     let dead_letters =
@@ -189,7 +191,7 @@ fn audit_lines(
             claims_bounds,
             outcomes: LogCursor::new(&outcomes, number, unread(known.outcomes_at(), outcomes_bounds))
                 .map_err(failed("reading the outcomes log"))?,
-            tables: Tables::open(&mut reader, runtime.clone(), partition, moment, from, keys, findings),
+            tables: Tables::open(&mut reader, runtime.clone(), moment, from, keys, findings),
             states: published.states.remove(&number).unwrap_or_default(),
             links: links.into_iter().map(|link| (link.next_src, link.chain)).collect(),
             known,
@@ -206,6 +208,25 @@ fn audit_lines(
         }
     }
     Ok(Lines { progress, ledger, of_coupon, dead_letters, cut })
+}
+
+/// Rows that belong to no line at all.
+async fn look_for_strays(
+    reader: &mut TableReader,
+    partitions: i32,
+    findings: &mut Findings,
+) -> Result<(), AuditError> {
+    let strays = reader.rows_of_partitions_from(partitions).await.map_err(failed("reading PostgreSQL"))?;
+    if strays > 0 {
+        let finding = format!("{strays} rows belong to partitions that the claims topic does not have");
+        findings.broken(Invariant::Agree, "PostgreSQL", &finding);
+    }
+    let orphans = reader.orphans().await.map_err(failed("reading PostgreSQL"))?;
+    if orphans > 0 {
+        let finding = format!("claims or issued coupons belong to {orphans} coupons that are not there");
+        findings.broken(Invariant::Agree, "PostgreSQL", &finding);
+    }
+    Ok(())
 }
 
 fn follow(connection: &Connection, layout: &TopicLayout, topic: Topic) -> Result<Reader, AuditError> {

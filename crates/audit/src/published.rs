@@ -11,7 +11,7 @@ use infrastructure_kafka::{Connection, LogCursor, Reader, Topic, TopicLayout};
 use crate::error::{AuditError, failed};
 use crate::findings::Findings;
 
-/// The records of both topics that are left, by partition.
+/// The records of both topics that are left, by partition, as far as it is read.
 pub(crate) struct Published {
     pub(crate) states: BTreeMap<i32, Vec<StateRecordBody>>,
     pub(crate) watermarks: BTreeMap<i32, Vec<PersistedWatermark>>,
@@ -21,11 +21,12 @@ impl Published {
     pub(crate) fn read(
         connection: &Connection,
         layout: &TopicLayout,
+        reads: impl Fn(i32) -> bool,
         findings: &mut Findings,
     ) -> Result<Self, AuditError> {
         Ok(Self {
-            states: read(connection, layout, Topic::State, findings, decode_state_record)?,
-            watermarks: read(connection, layout, Topic::Persisted, findings, decode_persisted)?,
+            states: read(connection, layout, Topic::State, &reads, findings, decode_state_record)?,
+            watermarks: read(connection, layout, Topic::Persisted, &reads, findings, decode_persisted)?,
         })
     }
 }
@@ -34,13 +35,16 @@ fn read<T>(
     connection: &Connection,
     layout: &TopicLayout,
     topic: Topic,
+    reads: impl Fn(i32) -> bool,
     findings: &mut Findings,
     decode: impl Fn(&[u8]) -> Result<T, RecordError>,
 ) -> Result<BTreeMap<i32, Vec<T>>, AuditError> {
     let name = layout.name(topic);
     let reader = Reader::new(connection, &name, "audit").map_err(failed(&name))?;
     let mut found = BTreeMap::new();
-    for partition in 0..reader.partition_count().map_err(failed(&name))? {
+    for partition in
+        (0..reader.partition_count().map_err(failed(&name))?).filter(|partition| reads(*partition))
+    {
         let bounds = reader.bounds(partition).map_err(failed(&name))?;
         let mut cursor = LogCursor::new(&reader, partition, bounds).map_err(failed(&name))?;
         let mut records = Vec::new();

@@ -1,16 +1,20 @@
-//! PostgreSQL, compared at its own watermark: rows of `claims` are read along with the line, page by page.
+//! PostgreSQL, compared at its own watermark: rows of `claims` are read along with the line, page by page; where coupons are named, theirs alone, as the line
+//! comes to them.
+
+mod counted;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use coupon_domain::coupon_code::CouponCode;
 use coupon_domain::invariant::Invariant;
 use coupon_domain::outcome::{ClaimOutcome, CommandOutcome};
 use coupon_domain::{
     ClaimAnswer, ClaimId, CouponId, CouponState, CouponStatus, Definition, KeyRing, Offset, Outcome,
-    Partition, Timestamp,
+    Timestamp,
 };
 use infrastructure_postgres::PostgresError;
-use infrastructure_postgres::audit::{IssuedCount, Row, StoredClaim, StoredCommand, TableReader};
+use infrastructure_postgres::audit::{Row, StoredClaim, StoredCommand, TableReader, Whose};
 use infrastructure_postgres::progress::Progress;
 use infrastructure_postgres::retention::Deleted;
 use tokio::runtime::Handle;
@@ -23,11 +27,16 @@ use crate::view::View;
 /// Rows that are read at once.
 const PAGE: u32 = 10_000;
 
+/// Rows of named coupons that are asked for at once.
+const PLACES: usize = 1_000;
+
 /// The tables of one partition.
 pub(crate) struct Tables<'a> {
     reader: &'a mut TableReader,
     runtime: Handle,
-    partition: Partition,
+    whose: Whose,
+    /// The first offset that is compared.
+    from: Offset,
     keys: Option<&'a KeyRing>,
     /// How far they reflect the line; absent: they have never heard of it.
     pub(crate) progress: Option<Progress>,
@@ -40,10 +49,30 @@ pub(crate) struct Tables<'a> {
     page: VecDeque<Row<StoredClaim>>,
     /// Where the next page begins; none behind the last one.
     next_page: Option<Offset>,
+    /// Where coupons are named: nothing is read by the page.
+    named: Option<Named>,
+}
+
+/// Named coupons' rows of `claims`, looked up in the order of the line.
+#[derive(Default)]
+struct Named {
+    /// What is to be compared with rows that were not asked for yet.
+    awaited: Vec<Awaited>,
+    /// How many rows of each coupon stood where the line had a record of it.
+    found: BTreeMap<CouponId, i64>,
+}
+
+/// What an outcome had to write to `claims`.
+struct Awaited {
+    src: Offset,
+    coupon_id: CouponId,
+    wanted: Option<(ClaimAnswer, ClaimOutcome)>,
+    definition: Option<Arc<Definition>>,
 }
 
 /// What the small tables of a partition said at one moment.
 pub(crate) struct Moment {
+    whose: Whose,
     /// How far the tables reflect the line; absent: they have never heard of it.
     pub(crate) progress: Option<Progress>,
     coupons: Vec<(CouponState, u32)>,
@@ -56,21 +85,25 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    pub(crate) fn read(
-        reader: &mut TableReader,
-        runtime: &Handle,
-        partition: Partition,
-    ) -> Result<Self, AuditError> {
+    pub(crate) fn read(reader: &mut TableReader, runtime: &Handle, whose: Whose) -> Result<Self, AuditError> {
         let read = async {
             reader.begin().await?;
-            let progress = reader.progress(partition).await?;
+            let progress = reader.progress(whose.partition()).await?;
+            let next_src = reflected(progress.as_ref());
             let moment = Self {
-                coupons: reader.coupons(partition).await?,
-                commands: reader.commands(partition).await?,
-                parked: reader.parked(partition).await?,
-                deleted: reader.deleted(partition).await?,
-                beyond: reader.claims_from(partition, reflected(progress.as_ref())).await?,
+                coupons: reader.coupons(&whose).await?,
+                commands: reader.commands(&whose).await?,
+                parked: reader.parked(&whose).await?,
+                deleted: reader.deleted(&whose).await?,
+                beyond: match whose.is_named() {
+                    true => {
+                        let counts = reader.claim_counts(&whose, next_src, next_src).await?;
+                        counts.values().map(|rows| rows.beyond).sum()
+                    }
+                    false => reader.claims_from(whose.partition(), next_src).await?,
+                },
                 progress,
+                whose,
             };
             reader.end().await?;
             Ok(moment)
@@ -93,35 +126,42 @@ impl<'a> Tables<'a> {
     pub(crate) fn open(
         reader: &'a mut TableReader,
         runtime: Handle,
-        partition: Partition,
         moment: Moment,
         from: Offset,
         keys: Option<&'a KeyRing>,
         findings: &mut Findings,
     ) -> Self {
         let next_src = moment.next_src();
-        let Moment { progress, coupons, commands, mut parked, deleted, beyond } = moment;
+        let Moment { whose, progress, coupons, commands, mut parked, deleted, beyond } = moment;
         let commands = commands.into_iter().filter(|(src, _)| *src >= from).collect();
         parked.retain(|src, _| *src >= from);
         if beyond > 0 {
-            let place = format!("table claims, partition {partition}");
+            let place = format!("table claims, partition {}", whose.partition());
             let finding = format!("{beyond} rows lie beyond the watermark {next_src}");
             findings.broken(Invariant::Agree, &place, &finding);
         }
-        let (page, next_page) = (VecDeque::new(), Some(from));
+        let next_page = (!whose.is_named()).then_some(from);
+        let named = whose.is_named().then(Named::default);
         Self {
             reader,
             runtime,
-            partition,
+            whose,
+            from,
             keys,
             progress,
             coupons,
             commands,
             parked,
             deleted,
-            page,
+            page: VecDeque::new(),
             next_page,
+            named,
         }
+    }
+
+    /// True where what this outcome wrote is compared.
+    pub(crate) fn includes(&self, outcome: &Outcome) -> bool {
+        self.whose.includes(outcome.coupon_id())
     }
 
     /// The first claims offset that they do not reflect.
@@ -139,13 +179,13 @@ impl<'a> Tables<'a> {
     }
 
     fn place(&self, table: &str, src: Offset) -> String {
-        format!("table {table}, partition {}, src_offset {src}", self.partition)
+        format!("table {table}, partition {}, src_offset {src}", self.whose.partition())
     }
 
     fn peek(&mut self) -> Result<Option<Offset>, AuditError> {
         if let (true, Some(from)) = (self.page.is_empty(), self.next_page) {
-            let rows =
-                self.runtime.block_on(self.reader.claims(self.partition, from, PAGE)).map_err(unreadable)?;
+            let reading = self.reader.claims(self.whose.partition(), from, PAGE);
+            let rows = self.runtime.block_on(reading).map_err(unreadable)?;
             let is_last = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
             self.next_page = rows.last().filter(|_| !is_last).map(|(src, _)| src.next());
             // What was written since the moment is the next audit's.
@@ -163,22 +203,61 @@ impl<'a> Tables<'a> {
         &mut self,
         outcome: &Outcome,
         claim: Option<&ClaimOutcome>,
-        definition: Option<&Definition>,
+        definition: Option<&Arc<Definition>>,
         findings: &mut Findings,
     ) -> Result<(), AuditError> {
         let src = outcome.src_offset;
-        self.compare_unexpected(Some(src), findings)?;
         let wanted = claim.filter(|claim| infrastructure_postgres::batch::has_row(claim));
         let answer = ClaimAnswer::of(outcome).filter(|_| wanted.is_some());
+        if let Some(named) = &mut self.named {
+            let Some(coupon_id) = outcome.coupon_id() else { return Ok(()) };
+            let (wanted, definition) = (answer.zip(wanted.cloned()), definition.cloned());
+            named.awaited.push(Awaited { src, coupon_id, wanted, definition });
+            return if named.awaited.len() < PLACES { Ok(()) } else { self.compare_awaited(findings) };
+        }
+        self.compare_unexpected(Some(src), findings)?;
         let stands_here = self.peek()? == Some(src);
         let stored = if stands_here { self.page.pop_front().map(|(_, row)| row) } else { None };
+        self.compare_row(src, answer.as_ref().zip(wanted), definition.map(Arc::as_ref), stored, findings);
+        Ok(())
+    }
+
+    /// Compares what is still waited for, where coupons are named.
+    pub(crate) fn compare_awaited(&mut self, findings: &mut Findings) -> Result<(), AuditError> {
+        let Some(named) = &mut self.named else { return Ok(()) };
+        let awaited = std::mem::take(&mut named.awaited);
+        let places: Vec<Offset> = awaited.iter().map(|awaited| awaited.src).collect();
+        let reading = self.reader.claims_at(self.whose.partition(), &places);
+        let rows = self.runtime.block_on(reading).map_err(unreadable)?;
+        let mut rows: BTreeMap<Offset, Result<StoredClaim, String>> = rows.into_iter().collect();
+        for awaited in &awaited {
+            let is_of = |row: &StoredClaim| row.answer.claim_id.coupon_id == awaited.coupon_id;
+            if rows.get(&awaited.src).is_some_and(|row| row.as_ref().map_or(true, is_of)) {
+                *named.found.entry(awaited.coupon_id).or_default() += 1;
+            }
+        }
+        for Awaited { src, wanted, definition, .. } in awaited {
+            let wanted = wanted.as_ref().map(|(answer, claim)| (answer, claim));
+            self.compare_row(src, wanted, definition.as_deref(), rows.remove(&src), findings);
+        }
+        Ok(())
+    }
+
+    fn compare_row(
+        &mut self,
+        src: Offset,
+        wanted: Option<(&ClaimAnswer, &ClaimOutcome)>,
+        definition: Option<&Definition>,
+        stored: Option<Result<StoredClaim, String>>,
+        findings: &mut Findings,
+    ) {
         let place = self.place("claims", src);
-        match (answer.zip(wanted), stored) {
+        match (wanted, stored) {
             (None, None) => {}
             (None, Some(_)) => {
                 findings.broken(Invariant::Agree, &place, "is there, but the log gives no new answer there");
             }
-            (Some((answer, _)), None) if self.was_deleted(&answer) => {
+            (Some((answer, _)), None) if self.was_deleted(answer) => {
                 findings.checked(Invariant::Agree, "rows that retention deleted", 1);
             }
             (Some(_), None) => {
@@ -187,11 +266,10 @@ impl<'a> Tables<'a> {
             (Some(_), Some(Err(torn))) => findings.broken(Invariant::Agree, &place, &torn),
             (Some((answer, claim)), Some(Ok(row))) => {
                 findings.checked(Invariant::Agree, "rows of claims", 1);
-                compare_claim(&place, &answer, claim, &row, findings);
-                self.compare_issued(&answer, claim, &row, definition, findings);
+                compare_claim(&place, answer, claim, &row, findings);
+                self.compare_issued(answer, claim, &row, definition, findings);
             }
         }
-        Ok(())
     }
 
     /// True where retention says so, for as many rows as it says.
@@ -328,6 +406,7 @@ impl<'a> Tables<'a> {
             findings.broken(Invariant::Agree, &place, "is there, but no outcome below the watermark made it");
         }
         if below.is_none() {
+            self.count_named(findings)?;
             let commands = self.commands.keys().map(|src| ("commands", src));
             for (table, src) in commands.chain(self.parked.keys().map(|src| ("parked_claims", src))) {
                 let place = self.place(table, *src);
@@ -349,6 +428,7 @@ impl<'a> Tables<'a> {
     ) {
         let mut folded: BTreeMap<CouponId, (&CouponState, u32)> =
             folded.map(|(state, settled)| (state.coupon_id, (state, settled))).collect();
+        folded.retain(|coupon_id, _| self.whose.includes(Some(*coupon_id)));
         for (stored, stored_settled) in &self.coupons {
             let place = format!("table coupons, {}", stored.coupon_id);
             findings.checked(Invariant::Agree, "rows of coupons", 1);
@@ -379,42 +459,6 @@ impl<'a> Tables<'a> {
             );
         }
     }
-
-    /// What must hold of the tables whatever the log says.
-    pub(crate) fn compare_with_themselves(&mut self, findings: &mut Findings) -> Result<(), AuditError> {
-        let progress = self.runtime.block_on(self.reader.progress(self.partition)).map_err(unreadable)?;
-        if reflected(progress.as_ref()) < self.next_src() {
-            return Err(AuditError(
-                "PostgreSQL was put back in time while it was read: audit again".to_owned(),
-            ));
-        }
-        // A coupon of which something is deleted meanwhile is counted the next time.
-        let before = self.runtime.block_on(self.reader.deleted(self.partition)).map_err(unreadable)?;
-        let counts = self.runtime.block_on(self.reader.issued_counts(self.partition)).map_err(unreadable)?;
-        let deleted = self.runtime.block_on(self.reader.deleted(self.partition)).map_err(unreadable)?;
-        for count in
-            counts.iter().filter(|count| before.get(&count.coupon_id) == deleted.get(&count.coupon_id))
-        {
-            let deleted = deleted.get(&count.coupon_id).map_or(0, |deleted| deleted.issued);
-            compare_count(count, i64::try_from(deleted).unwrap_or(i64::MAX), findings);
-        }
-        let strays = self.runtime.block_on(self.reader.strays(self.partition)).map_err(unreadable)?;
-        let redemptions = u64::try_from(strays.redemptions).unwrap_or(0);
-        findings.checked(Invariant::OnceUsed, "redemptions", redemptions);
-        let found = [
-            (Invariant::OnceUsed, "issued_coupons", strays.misused, "do not fit their redemption"),
-            (Invariant::FirstCome, "issued_coupons", strays.without_claim, "have no granted claim"),
-            (Invariant::Agree, "issued_coupons", strays.elsewhere, "belong to a coupon of another partition"),
-            (Invariant::Agree, "audit_events", strays.events, "belong to no command"),
-        ];
-        for (invariant, table, rows, what) in found {
-            if rows > 0 {
-                let place = format!("table {table}, partition {}", self.partition);
-                findings.broken(invariant, &place, &format!("{rows} rows {what}"));
-            }
-        }
-        Ok(())
-    }
 }
 
 fn compare_claim(
@@ -437,34 +481,6 @@ fn compare_claim(
         ("the granted claim", stored.granted_claim_id != answer.granted_claim_id),
     ];
     report(place, &wrong, findings);
-}
-
-fn compare_count(count: &IssuedCount, deleted: i64, findings: &mut Findings) {
-    let place = format!("table coupons, {}", count.coupon_id);
-    let (rows, quantity) = (count.rows, count.quantity);
-    findings.checked(Invariant::NoOversell, "coupons in PostgreSQL", 1);
-    findings.checked(Invariant::OneEach, "issued coupons in PostgreSQL", u64::try_from(rows).unwrap_or(0));
-    if rows.max(count.issued) > quantity {
-        let finding = format!("{} of {quantity} are issued", rows.max(count.issued));
-        findings.broken(Invariant::NoOversell, &place, &finding);
-    }
-    if count.most_of_one_user > count.per_user_limit {
-        let finding = format!("one user holds {} of {}", count.most_of_one_user, count.per_user_limit);
-        findings.broken(Invariant::OneEach, &place, &finding);
-    }
-    if rows.saturating_add(deleted) != count.issued {
-        let finding =
-            format!("issued is {}, and {rows} coupons are issued ({deleted} deleted)", count.issued);
-        findings.broken(Invariant::Agree, &place, &finding);
-    }
-    if deleted == 0 && rows != count.highest_issue_no {
-        let finding = format!("{rows} coupons are issued, the highest number is {}", count.highest_issue_no);
-        findings.broken(Invariant::FirstCome, &place, &finding);
-    }
-    if rows != count.codes {
-        let finding = format!("{rows} coupons are issued with {} codes", count.codes);
-        findings.broken(Invariant::Agree, &place, &finding);
-    }
 }
 
 /// One finding that names everything that differs.

@@ -43,7 +43,7 @@ struct Hash {
 }
 
 impl View {
-    /// Reads the view: the hashes, then the answers, then the hashes again, so that a view that was lost meanwhile is not blamed for gaps.
+    /// Reads the view, of coupons that are named theirs alone, by the names of its keys: the hashes, then the answers, then the hashes again, so that a view that was lost meanwhile is not blamed for gaps.
     ///
     /// # Errors
     /// [`AuditError`].
@@ -53,13 +53,12 @@ impl View {
         only: &BTreeSet<CouponId>,
         findings: &mut Findings,
     ) -> Result<Self, AuditError> {
-        let before = maintenance.coupons().await.map_err(failed("reading Redis"))?;
+        let before = hashes(maintenance, only).await?;
         let (mut rows, hasher) = (Rows::beyond(None, spill), RandomState::new());
         let (mut unreadable, mut spilled) = (Vec::new(), Ok(()));
         let each = |found| match found {
             FoundAnswer::Read(key, answer) if key == answer.claim_id => {
-                let is_wanted = only.is_empty() || only.contains(&key.coupon_id);
-                if spilled.is_ok() && is_wanted {
+                if spilled.is_ok() {
                     spilled = rows.push(row_of(&hasher, &answer));
                 }
             }
@@ -74,14 +73,12 @@ impl View {
         for finding in unreadable {
             findings.broken(Invariant::Agree, "Redis", &finding);
         }
-        let after: BTreeMap<_, _> =
-            maintenance.coupons().await.map_err(failed("reading Redis"))?.into_iter().collect();
+        let after: BTreeMap<_, _> = hashes(maintenance, only).await?.into_iter().collect();
         let mut hashes = BTreeMap::new();
         for (coupon_id, said) in before {
-            if !only.is_empty() && !only.contains(&coupon_id) {
-                continue;
-            }
-            let then = after.get(&coupon_id).and_then(|hash| hash.watermark?.next_src());
+            // Of another push it is another view.
+            let then = after.get(&coupon_id).filter(|hash| hash.push_id == said.push_id);
+            let then = then.and_then(|hash| hash.watermark?.next_src());
             let vouches_to =
                 said.watermark.and_then(ViewWatermark::next_src).filter(|first| then >= Some(*first));
             hashes.insert(coupon_id, Hash { said, vouches_to, missing: 0, missed: Vec::new() });
@@ -312,6 +309,18 @@ impl Strays<'_> {
             self.findings.broken(Invariant::Agree, &format!("Redis, claim {}", row.claim_id()), &finding);
         }
     }
+}
+
+/// What the hashes of these coupons say; of all where none is named.
+async fn hashes(
+    maintenance: &ViewMaintenance,
+    only: &BTreeSet<CouponId>,
+) -> Result<Vec<(CouponId, CouponHash)>, AuditError> {
+    let found = match only.is_empty() {
+        true => maintenance.coupons().await,
+        false => maintenance.named_coupons(only.iter().copied()).await,
+    };
+    found.map_err(failed("reading Redis"))
 }
 
 fn row_of(hasher: &RandomState, answer: &ClaimAnswer) -> Row {

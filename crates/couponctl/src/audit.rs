@@ -17,7 +17,7 @@ const REST_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct Audit {
-    /// Only this coupon: its partition's logs are read, and only its claims are kept and compared with the view; may be repeated.
+    /// Only this coupon: of PostgreSQL and Redis nothing is read but what is its own, and its partition's logs; may be repeated.
     #[arg(long, value_name = "COUPON_ID")]
     coupon: Vec<CouponId>,
     /// The installation is at rest: whatever is still behind after --rest-s-max is a violation.

@@ -1,6 +1,8 @@
 //! What an audit reads, with values as they stand in the tables. A partition's small tables are read at one moment; rows of `claims` never change, so they
 //! are read page by page, as far as they were there at that moment: nothing holds back the vacuum for the length of an audit.
 //!
+//! Of named coupons nothing is read but their own rows: what is small through keys that begin with the coupon, `claims` by the places that the line gives them.
+//!
 //! A row that does not fit its types is what an audit is for, so it is handed out as a finding ([`Row`]), not as an error.
 
 use std::collections::BTreeMap;
@@ -8,8 +10,9 @@ use std::collections::BTreeMap;
 use coupon_domain::{
     ClaimAnswer, ClaimCode, CommandId, CouponId, CouponState, Offset, Partition, Round, Slot, Timestamp,
 };
+use diesel::pg::Pg;
 use diesel::sql_types::{
-    BigInt, Bool, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType,
+    Array, BigInt, Bool, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as UuidType,
 };
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use time::OffsetDateTime;
@@ -19,12 +22,66 @@ use crate::checkpoint::{self, LoadError, StoredLedger};
 use crate::config::PostgresSection;
 use crate::connection::{Connection, PostgresError};
 use crate::coupons;
-use crate::retention::{self, Deleted};
+use crate::retention::Deleted;
 use crate::rows::{claim_id, from_time, number, offset, slot_from_column};
 
 /// The database, for reading.
 pub struct TableReader {
     connection: Connection,
+}
+
+/// Whose rows are read.
+#[derive(Clone, Debug)]
+pub struct Whose {
+    partition: Partition,
+    /// The unique parts of coupons of the partition; none: all of it.
+    named: Option<Vec<Uuid>>,
+}
+
+impl Whose {
+    /// All rows of a partition.
+    #[must_use]
+    pub fn all(partition: Partition) -> Self {
+        Self { partition, named: None }
+    }
+
+    /// Those of these coupons, as far as they are the partition's.
+    #[must_use]
+    pub fn named(partition: Partition, coupons: impl IntoIterator<Item = CouponId>) -> Self {
+        let of_partition = coupons.into_iter().filter(|coupon_id| coupon_id.partition() == partition);
+        Self { partition, named: Some(of_partition.map(|coupon_id| coupon_id.unique()).collect()) }
+    }
+
+    /// The partition.
+    #[must_use]
+    pub fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    /// True where only some coupons are meant.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.named.is_some()
+    }
+
+    /// True where this coupon's rows are read; none: what belongs to no coupon.
+    #[must_use]
+    pub fn includes(&self, coupon_id: Option<CouponId>) -> bool {
+        match (&self.named, coupon_id) {
+            (None, _) => true,
+            (Some(named), Some(coupon_id)) => named.contains(&coupon_id.unique()),
+            (Some(_), None) => false,
+        }
+    }
+}
+
+/// Rows of `claims` of a coupon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClaimRows {
+    /// Below the watermark.
+    pub below: i64,
+    /// At or behind it.
+    pub beyond: i64,
 }
 
 /// A row, by where it stands: what it says, or what is wrong with it.
@@ -149,17 +206,11 @@ impl TableReader {
         Ok(self.connection.inner.batch_execute("COMMIT").await?)
     }
 
-    /// How many rows of `claims` lie at or behind an offset.
+    /// How many rows of the partition's `claims` lie at or behind an offset.
     ///
     /// # Errors
     /// [`PostgresError`].
     pub async fn claims_from(&mut self, partition: Partition, from: Offset) -> Result<i64, PostgresError> {
-        #[derive(diesel::QueryableByName)]
-        struct Counted {
-            #[diesel(sql_type = BigInt)]
-            rows: i64,
-        }
-
         let sql = "SELECT count(*) AS rows FROM claims WHERE src_partition = $1 AND src_offset >= $2";
         let counted: Counted = diesel::sql_query(sql)
             .bind::<Integer, _>(partition.number())
@@ -167,6 +218,29 @@ impl TableReader {
             .get_result(&mut self.connection.inner)
             .await?;
         Ok(counted.rows)
+    }
+
+    /// How many rows of `claims` each of the named coupons has from an offset on, below the watermark and beyond it.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn claim_counts(
+        &mut self,
+        whose: &Whose,
+        from: Offset,
+        next_src: Offset,
+    ) -> Result<BTreeMap<CouponId, ClaimRows>, PostgresError> {
+        let rows: Vec<ClaimCountRow> = diesel::sql_query(include_str!("sql/audited_claim_counts.sql"))
+            .bind::<Array<UuidType>, _>(whose.named.as_deref().unwrap_or_default())
+            .bind::<BigInt, _>(from.number())
+            .bind::<BigInt, _>(next_src.number())
+            .load(&mut self.connection.inner)
+            .await?;
+        let read = |row: ClaimCountRow| {
+            let counted = ClaimRows { below: row.below, beyond: row.beyond };
+            (CouponId::new(whose.partition, row.coupon_id), counted)
+        };
+        Ok(rows.into_iter().map(read).collect())
     }
 
     /// The partition's progress and its ledger, as a stock-consumer would start from them.
@@ -188,15 +262,18 @@ impl TableReader {
         crate::progress::load(&mut self.connection, partition).await
     }
 
-    /// The partition's coupons, each with the number of its claims that have a final answer.
+    /// The coupons, each with the number of its claims that have a final answer.
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn coupons(&mut self, partition: Partition) -> Result<Vec<(CouponState, u32)>, PostgresError> {
-        coupons::with_settled(&mut self.connection.inner, partition).await
+    pub async fn coupons(&mut self, whose: &Whose) -> Result<Vec<(CouponState, u32)>, PostgresError> {
+        match &whose.named {
+            None => coupons::with_settled(&mut self.connection.inner, whose.partition).await,
+            Some(named) => coupons::find_with_settled(&mut self.connection.inner, named).await,
+        }
     }
 
-    /// At most `most` rows of `claims` from an offset on, in the order of the line.
+    /// At most `most` rows of the partition's `claims` from an offset on, in the order of the line.
     ///
     /// # Errors
     /// [`PostgresError`].
@@ -206,33 +283,49 @@ impl TableReader {
         from: Offset,
         most: u32,
     ) -> Result<Vec<Row<StoredClaim>>, PostgresError> {
-        let rows: Vec<ClaimRow> = diesel::sql_query(include_str!("sql/audited_claims.sql"))
+        const SQL: &str = concat!(
+            include_str!("sql/audited_claims.sql"),
+            "AND c.src_offset >= $2 ORDER BY c.src_offset LIMIT $3"
+        );
+        let rows: Vec<ClaimRow> = diesel::sql_query(SQL)
             .bind::<Integer, _>(partition.number())
             .bind::<BigInt, _>(from.number())
             .bind::<BigInt, _>(i64::from(most))
             .load(&mut self.connection.inner)
             .await?;
-        rows.into_iter()
-            .map(|row| {
-                let place = offset("src_offset", row.src_offset)?;
-                Ok((place, row.read(partition).map_err(|error| error.to_string())))
-            })
-            .collect()
+        read_claims(partition, rows)
     }
 
-    /// The partition's commands, in the order of the line.
+    /// The rows of `claims` that stand at these places of the line.
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn commands(&mut self, partition: Partition) -> Result<Vec<Row<StoredCommand>>, PostgresError> {
-        let rows: Vec<CommandRow> = diesel::sql_query(include_str!("sql/audited_commands.sql"))
+    pub async fn claims_at(
+        &mut self,
+        partition: Partition,
+        places: &[Offset],
+    ) -> Result<Vec<Row<StoredClaim>>, PostgresError> {
+        const SQL: &str = concat!(include_str!("sql/audited_claims.sql"), "AND c.src_offset = ANY($2)");
+        let places: Vec<i64> = places.iter().map(|place| place.number()).collect();
+        let rows: Vec<ClaimRow> = diesel::sql_query(SQL)
             .bind::<Integer, _>(partition.number())
+            .bind::<Array<BigInt>, _>(places)
             .load(&mut self.connection.inner)
             .await?;
+        read_claims(partition, rows)
+    }
+
+    /// The commands.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn commands(&mut self, whose: &Whose) -> Result<Vec<Row<StoredCommand>>, PostgresError> {
+        let sql = include_str!("sql/audited_commands.sql");
+        let rows: Vec<CommandRow> = self.load(sql, whose, "c.src_partition", "c.coupon_id").await?;
         rows.into_iter()
             .map(|row| {
                 let place = offset("src_offset", row.src_offset)?;
-                Ok((place, row.read(partition).map_err(|error| error.to_string())))
+                Ok((place, row.read(whose.partition).map_err(|error| error.to_string())))
             })
             .collect()
     }
@@ -243,7 +336,7 @@ impl TableReader {
     /// [`PostgresError`].
     pub async fn parked(
         &mut self,
-        partition: Partition,
+        whose: &Whose,
     ) -> Result<BTreeMap<Offset, (Uuid, [u8; 16])>, PostgresError> {
         #[derive(diesel::QueryableByName)]
         struct Parked {
@@ -255,11 +348,8 @@ impl TableReader {
             claim_mac: Uuid,
         }
 
-        let sql = "SELECT src_offset, coupon_id, claim_mac FROM parked_claims WHERE src_partition = $1";
-        let rows: Vec<Parked> = diesel::sql_query(sql)
-            .bind::<Integer, _>(partition.number())
-            .load(&mut self.connection.inner)
-            .await?;
+        let sql = "SELECT src_offset, coupon_id, claim_mac FROM parked_claims";
+        let rows: Vec<Parked> = self.load(sql, whose, "src_partition", "coupon_id").await?;
         rows.into_iter()
             .map(|row| {
                 let place = offset("src_offset", row.src_offset)?;
@@ -272,13 +362,11 @@ impl TableReader {
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn issued_counts(&mut self, partition: Partition) -> Result<Vec<IssuedCount>, PostgresError> {
-        let rows: Vec<CountRow> = diesel::sql_query(include_str!("sql/audited_counts.sql"))
-            .bind::<Integer, _>(partition.number())
-            .load(&mut self.connection.inner)
-            .await?;
+    pub async fn issued_counts(&mut self, whose: &Whose) -> Result<Vec<IssuedCount>, PostgresError> {
+        let sql = include_str!("sql/audited_counts.sql");
+        let rows: Vec<CountRow> = self.load(sql, whose, "o.partition", "o.coupon_id").await?;
         let read = |row: CountRow| IssuedCount {
-            coupon_id: CouponId::new(partition, row.coupon_id),
+            coupon_id: CouponId::new(whose.partition, row.coupon_id),
             quantity: row.quantity,
             issued: row.issued,
             per_user_limit: row.per_user_limit,
@@ -290,33 +378,76 @@ impl TableReader {
         Ok(rows.into_iter().map(read).collect())
     }
 
-    /// What retention has deleted of the partition's coupons.
+    /// What retention has deleted of the coupons.
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn deleted(
-        &mut self,
-        partition: Partition,
-    ) -> Result<BTreeMap<CouponId, Deleted>, PostgresError> {
-        retention::deleted(&mut self.connection.inner, partition).await
+    pub async fn deleted(&mut self, whose: &Whose) -> Result<BTreeMap<CouponId, Deleted>, PostgresError> {
+        #[derive(diesel::QueryableByName)]
+        struct DeletedRow {
+            #[diesel(sql_type = UuidType)]
+            coupon_id: Uuid,
+            #[diesel(sql_type = BigInt)]
+            losing_claims: i64,
+            #[diesel(sql_type = BigInt)]
+            issued_coupons: i64,
+        }
+
+        let sql = "SELECT r.coupon_id, r.losing_claims, r.issued_coupons \
+            FROM coupons o JOIN coupon_retention r USING (coupon_id)";
+        let rows: Vec<DeletedRow> = self.load(sql, whose, "o.partition", "o.coupon_id").await?;
+        let count = |rows| u64::try_from(rows).unwrap_or(0);
+        let read = |row: DeletedRow| {
+            let deleted = Deleted { losing: count(row.losing_claims), issued: count(row.issued_coupons) };
+            (CouponId::new(whose.partition, row.coupon_id), deleted)
+        };
+        Ok(rows.into_iter().map(read).collect())
     }
 
-    /// What belongs to nothing in the partition.
+    /// What belongs to nothing.
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn strays(&mut self, partition: Partition) -> Result<Strays, PostgresError> {
-        let row: StrayRow = diesel::sql_query(include_str!("sql/audited_strays.sql"))
-            .bind::<Integer, _>(partition.number())
-            .get_result(&mut self.connection.inner)
-            .await?;
+    pub async fn strays(&mut self, whose: &Whose) -> Result<Strays, PostgresError> {
+        let sql = include_str!("sql/audited_strays.sql");
+        let strays: Vec<StrayRow> = self.load(sql, whose, "o.partition", "o.coupon_id").await?;
+        let sql = "SELECT count(*) FILTER (WHERE NOT EXISTS ( \
+                SELECT FROM commands c WHERE c.src_partition = e.src_partition AND c.src_offset = e.src_offset \
+            )) AS rows FROM audit_events e";
+        let events: Vec<Counted> = self.load(sql, whose, "e.src_partition", "e.coupon_id").await?;
+        let sum = |of: fn(&StrayRow) -> i64| strays.iter().map(of).sum();
         Ok(Strays {
-            without_claim: row.without_claim,
-            elsewhere: row.elsewhere,
-            events: row.events,
-            redemptions: row.redemptions,
-            misused: row.misused,
+            without_claim: sum(|row| row.without_claim),
+            elsewhere: sum(|row| row.elsewhere),
+            events: events.iter().map(|counted| counted.rows).sum(),
+            redemptions: sum(|row| row.redemptions),
+            misused: sum(|row| row.misused),
         })
+    }
+
+    /// The rows of a query, which ends where its condition begins; the columns that say whose a row is.
+    async fn load<R>(
+        &mut self,
+        sql: &str,
+        whose: &Whose,
+        partition_column: &str,
+        coupon_column: &str,
+    ) -> Result<Vec<R>, PostgresError>
+    where
+        R: diesel::deserialize::QueryableByName<Pg> + Send + 'static,
+    {
+        let connection = &mut self.connection.inner;
+        let rows = match &whose.named {
+            None => {
+                let sql = format!("{sql} WHERE {partition_column} = $1");
+                diesel::sql_query(sql).bind::<Integer, _>(whose.partition.number()).load(connection).await
+            }
+            Some(named) => {
+                let sql = format!("{sql} WHERE {coupon_column} = ANY($1)");
+                diesel::sql_query(sql).bind::<Array<UuidType>, _>(named.as_slice()).load(connection).await
+            }
+        };
+        Ok(rows?)
     }
 
     /// Coupons that claims or issued coupons belong to, and that are not there.
@@ -324,16 +455,10 @@ impl TableReader {
     /// # Errors
     /// [`PostgresError`].
     pub async fn orphans(&mut self) -> Result<i64, PostgresError> {
-        #[derive(diesel::QueryableByName)]
-        struct Counted {
-            #[diesel(sql_type = BigInt)]
-            coupons: i64,
-        }
-
         let counted: Counted = diesel::sql_query(include_str!("sql/audited_orphans.sql"))
             .get_result(&mut self.connection.inner)
             .await?;
-        Ok(counted.coupons)
+        Ok(counted.rows)
     }
 
     /// Rows of partitions beyond these: there is no line that could have made them.
@@ -341,12 +466,6 @@ impl TableReader {
     /// # Errors
     /// [`PostgresError`].
     pub async fn rows_of_partitions_from(&mut self, partitions: i32) -> Result<i64, PostgresError> {
-        #[derive(diesel::QueryableByName)]
-        struct Counted {
-            #[diesel(sql_type = BigInt)]
-            rows: i64,
-        }
-
         let sql = "SELECT (SELECT count(*) FROM claims WHERE src_partition >= $1) \
             + (SELECT count(*) FROM coupons WHERE partition >= $1) AS rows";
         let counted: Counted = diesel::sql_query(sql)
@@ -355,6 +474,31 @@ impl TableReader {
             .await?;
         Ok(counted.rows)
     }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Counted {
+    #[diesel(sql_type = BigInt)]
+    rows: i64,
+}
+
+#[derive(diesel::QueryableByName)]
+struct ClaimCountRow {
+    #[diesel(sql_type = UuidType)]
+    coupon_id: Uuid,
+    #[diesel(sql_type = BigInt)]
+    below: i64,
+    #[diesel(sql_type = BigInt)]
+    beyond: i64,
+}
+
+fn read_claims(partition: Partition, rows: Vec<ClaimRow>) -> Result<Vec<Row<StoredClaim>>, PostgresError> {
+    rows.into_iter()
+        .map(|row| {
+            let place = offset("src_offset", row.src_offset)?;
+            Ok((place, row.read(partition).map_err(|error| error.to_string())))
+        })
+        .collect()
 }
 
 #[derive(diesel::QueryableByName)]
@@ -525,8 +669,6 @@ struct StrayRow {
     without_claim: i64,
     #[diesel(sql_type = BigInt)]
     elsewhere: i64,
-    #[diesel(sql_type = BigInt)]
-    events: i64,
     #[diesel(sql_type = BigInt)]
     redemptions: i64,
     #[diesel(sql_type = BigInt)]

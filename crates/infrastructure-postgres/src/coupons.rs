@@ -61,6 +61,13 @@ pub(crate) struct CouponRow {
     last_grant_offset: Option<i64>,
 }
 
+impl CouponRow {
+    fn with_settled(self) -> Result<(CouponState, u32), PostgresError> {
+        let settled = number("settled", self.settled)?;
+        Ok((CouponState::try_from(self)?, settled))
+    }
+}
+
 impl TryFrom<CouponRow> for CouponState {
     type Error = PostgresError;
 
@@ -121,11 +128,18 @@ pub(crate) async fn with_settled(
     let sql = format!("SELECT {COLUMNS} FROM coupons WHERE partition = $1");
     let rows: Vec<CouponRow> =
         diesel::sql_query(sql).bind::<Integer, _>(partition.number()).load(connection).await?;
-    let read = |row: CouponRow| {
-        let settled = number("settled", row.settled)?;
-        Ok((CouponState::try_from(row)?, settled))
-    };
-    rows.into_iter().map(read).collect()
+    rows.into_iter().map(CouponRow::with_settled).collect()
+}
+
+/// Those of these coupons that are published, each with the number of its claims that have a final answer.
+pub(crate) async fn find_with_settled(
+    connection: &mut AsyncPgConnection,
+    unique: &[Uuid],
+) -> Result<Vec<(CouponState, u32)>, PostgresError> {
+    let sql = format!("SELECT {COLUMNS} FROM coupons WHERE coupon_id = ANY($1)");
+    let rows: Vec<CouponRow> =
+        diesel::sql_query(sql).bind::<Array<UuidType>, _>(unique).load(connection).await?;
+    rows.into_iter().map(CouponRow::with_settled).collect()
 }
 
 /// All coupons of a partition, retired ones included.
@@ -152,8 +166,6 @@ pub async fn find_many(
         return Ok(Vec::new());
     }
     let unique: Vec<Uuid> = coupon_ids.iter().map(|coupon_id| coupon_id.unique()).collect();
-    let sql = format!("SELECT {COLUMNS} FROM coupons WHERE coupon_id = ANY($1)");
-    let rows: Vec<CouponRow> =
-        diesel::sql_query(sql).bind::<Array<UuidType>, _>(unique).load(connection).await?;
-    rows.into_iter().map(CouponState::try_from).collect()
+    let coupons = find_with_settled(connection, &unique).await?;
+    Ok(coupons.into_iter().map(|(state, _)| state).collect())
 }

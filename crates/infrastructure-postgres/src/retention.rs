@@ -1,8 +1,6 @@
 //! What is deleted of coupons that are over: the answers that won nothing some time after the coupon was retired, issued coupons some time after they were used
 //! or expired. In small batches, each noted in the statement that deletes, so that whoever compares the tables with the log knows what is gone.
 
-use std::collections::BTreeMap;
-
 use coupon_domain::{CouponId, Partition};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Uuid as UuidType};
@@ -145,31 +143,4 @@ pub async fn delete_issued(
         .get_result(connection)
         .await?;
     Ok(u64::try_from(row.rows).unwrap_or(0))
-}
-
-#[derive(QueryableByName)]
-struct DeletedRow {
-    #[diesel(sql_type = UuidType)]
-    coupon_id: Uuid,
-    #[diesel(sql_type = BigInt)]
-    losing_claims: i64,
-    #[diesel(sql_type = BigInt)]
-    issued_coupons: i64,
-}
-
-/// What is gone of a partition's coupons.
-pub(crate) async fn deleted(
-    connection: &mut PooledConnection,
-    partition: Partition,
-) -> Result<BTreeMap<CouponId, Deleted>, PostgresError> {
-    let sql = "SELECT r.coupon_id, r.losing_claims, r.issued_coupons \
-        FROM coupons o JOIN coupon_retention r USING (coupon_id) WHERE o.partition = $1";
-    let rows: Vec<DeletedRow> =
-        diesel::sql_query(sql).bind::<Integer, _>(partition.number()).load(connection).await?;
-    let count = |rows| u64::try_from(rows).unwrap_or(0);
-    let read = |row: DeletedRow| {
-        let deleted = Deleted { losing: count(row.losing_claims), issued: count(row.issued_coupons) };
-        (CouponId::new(partition, row.coupon_id), deleted)
-    };
-    Ok(rows.into_iter().map(read).collect())
 }

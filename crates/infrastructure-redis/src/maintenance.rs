@@ -189,21 +189,31 @@ impl ViewMaintenance {
             let (next, found) = scan(&mut connection, cursor, &pattern).await?;
             for key in found {
                 let Some(coupon_id) = self.keys.read_coupon(&key) else { continue };
-                let fields: BTreeMap<String, String> = connection.hgetall(&key).await.map_err(unavailable)?;
-                let text = |name: &str| fields.get(name).cloned();
-                let hash = CouponHash {
-                    watermark: text("watermark").and_then(|watermark| watermark.parse().ok()),
-                    remaining: text("remaining"),
-                    status: text("status"),
-                    round: text("round"),
-                };
-                hashes.insert(coupon_id, hash);
+                if let Some(hash) = read_hash(&mut connection, &key).await? {
+                    hashes.insert(coupon_id, hash);
+                }
             }
             if next == 0 {
                 return Ok(hashes.into_iter().collect());
             }
             cursor = next;
         }
+    }
+
+    /// What the hashes of these coupons say, each asked for by its name; those that are not there are left out.
+    ///
+    /// # Errors
+    /// [`RedisError`].
+    pub async fn named_coupons(
+        &self,
+        coupons: impl IntoIterator<Item = CouponId>,
+    ) -> Result<Vec<(CouponId, CouponHash)>, RedisError> {
+        let (mut connection, mut hashes) = (self.connect().await?, Vec::new());
+        for coupon_id in coupons {
+            let hash = read_hash(&mut connection, &self.keys.coupon(coupon_id)).await?;
+            hashes.extend(hash.map(|hash| (coupon_id, hash)));
+        }
+        Ok(hashes)
     }
 
     /// Every answer of these coupons' views, bucket by bucket, as it is found; one may be found twice while a view grows.
@@ -306,6 +316,8 @@ impl ViewMaintenance {
 pub struct CouponHash {
     /// Up to where the view is true.
     pub watermark: Option<ViewWatermark>,
+    /// The push that made it.
+    pub push_id: Option<String>,
     /// How many can still be granted.
     pub remaining: Option<String>,
     /// The coupon's status.
@@ -344,6 +356,24 @@ fn read_standing(fields: &[Option<String>; 3]) -> Option<(Standing, u32)> {
 /// The field by which a bucket shows which push it is part of.
 fn is_mark(field: &[u8], value: &[u8]) -> bool {
     field.starts_with(b"push.") && value.iter().all(u8::is_ascii_digit)
+}
+
+/// What a coupon's hash says; none where it is not there.
+async fn read_hash(
+    connection: &mut deadpool_redis::Connection,
+    key: &str,
+) -> Result<Option<CouponHash>, RedisError> {
+    let mut fields: HashMap<String, String> = connection.hgetall(key).await.map_err(unavailable)?;
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(CouponHash {
+        watermark: fields.get("watermark").and_then(|watermark| watermark.parse().ok()),
+        push_id: fields.remove("push"),
+        remaining: fields.remove("remaining"),
+        status: fields.remove("status"),
+        round: fields.remove("round"),
+    }))
 }
 
 /// How many buckets a view has, as its hash says.

@@ -4,6 +4,7 @@
 
 mod audit_in_a_burst;
 mod audit_memory;
+mod audit_of_one_coupon;
 mod bad_requests;
 mod binaries;
 mod both_stores_behind;
@@ -110,6 +111,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("each_service_is_killed_in_the_middle_of_a_burst", killed_in_a_burst::scenario),
     ("in_a_burst_the_audit_reports_lag_and_no_violation", audit_in_a_burst::scenario),
     ("an_audit_of_ten_times_the_claims_takes_little_more_memory", audit_memory::scenario),
+    ("an_audit_of_one_coupon_reads_that_coupon_alone", audit_of_one_coupon::scenario),
     ("the_reconciler_shows_ledger_lag_and_broken_promises", reconciler::scenario),
     ("each_process_shows_exactly_its_rows_of_the_catalogue", metrics::scenario),
     ("audit_and_oracle_catch_planted_faults", planted_faults::scenario),

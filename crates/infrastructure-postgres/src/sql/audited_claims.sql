@@ -5,6 +5,4 @@ SELECT c.src_offset, c.coupon_id, c.claim_mac, c.round, c.slot, c.user_id, c.cod
     i.per_user_limit AS issued_per_user_limit, i.code AS issued_code
 FROM claims c
 LEFT JOIN issued_coupons i ON i.claim_mac = c.claim_mac AND i.coupon_id = c.coupon_id AND c.final
-WHERE c.src_partition = $1 AND c.src_offset >= $2
-ORDER BY c.src_offset
-LIMIT $3
+WHERE c.src_partition = $1

@@ -4,5 +4,3 @@ FROM commands c
 LEFT JOIN audit_events e ON e.src_partition = c.src_partition AND e.src_offset = c.src_offset
     AND e.coupon_id = c.coupon_id AND e.command_mac = c.command_mac AND e.kind = c.kind AND e.code = c.code
     AND e.appended_at = c.appended_at
-WHERE c.src_partition = $1
-ORDER BY c.src_offset

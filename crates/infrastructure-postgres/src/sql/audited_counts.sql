@@ -10,4 +10,3 @@ CROSS JOIN LATERAL (
     SELECT coalesce(max(held), 0)::bigint AS most_of_one_user
     FROM (SELECT count(*) AS held FROM issued_coupons WHERE coupon_id = o.coupon_id GROUP BY user_id) AS by_user
 ) u
-WHERE o.partition = $1

@@ -10,6 +10,6 @@ WITH RECURSIVE claimed (coupon_id) AS (
     SELECT (SELECT i.coupon_id FROM issued_coupons i WHERE i.coupon_id > b.coupon_id ORDER BY i.coupon_id LIMIT 1)
     FROM issued b WHERE b.coupon_id IS NOT NULL
 )
-SELECT count(DISTINCT f.coupon_id) AS coupons
+SELECT count(DISTINCT f.coupon_id) AS rows
 FROM (SELECT coupon_id FROM claimed UNION ALL SELECT coupon_id FROM issued) AS f
 WHERE f.coupon_id IS NOT NULL AND NOT EXISTS (SELECT FROM coupons o WHERE o.coupon_id = f.coupon_id)

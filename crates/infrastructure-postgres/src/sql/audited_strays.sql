@@ -1,7 +1,5 @@
 -- Coupon by coupon, through keys that begin with it: other partitions' rows are not looked at.
 SELECT coalesce(sum(i.without_claim), 0)::bigint AS without_claim, coalesce(sum(i.elsewhere), 0)::bigint AS elsewhere,
-    (SELECT count(*) FROM audit_events e WHERE e.src_partition = $1 AND NOT EXISTS (
-        SELECT FROM commands c WHERE c.src_partition = e.src_partition AND c.src_offset = e.src_offset)) AS events,
     coalesce(sum(i.redemptions), 0)::bigint AS redemptions,
     (coalesce(sum(i.misused), 0) + coalesce(sum(r.without_coupon), 0))::bigint AS misused
 FROM coupons o
@@ -24,4 +22,3 @@ CROSS JOIN LATERAL (
     LEFT JOIN issued_coupons i ON i.coupon_id = o.coupon_id AND i.claim_mac = r.claim_mac
     WHERE r.coupon_id = o.coupon_id AND i.coupon_id IS NULL
 ) r
-WHERE o.partition = $1

@@ -30,6 +30,11 @@ fn retired_drops() -> String {
     )
 }
 
+/// An audit's statement, which ends where its condition begins.
+fn audited(sql: &str, condition: &str) -> String {
+    format!("{sql} WHERE {condition}")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_look_at_a_coupon_reads_the_rows_of_others() {
     let database = Database::migrated().await;
@@ -39,6 +44,12 @@ async fn no_look_at_a_coupon_reads_the_rows_of_others() {
     database.sql("VACUUM ANALYZE");
     let mac = uuid::Uuid::from_bytes(shop.claim_id("ann", 0).mac);
     let coupon = shop.coupon_id.unique();
+    let named = format!("'{{{coupon}}}'");
+    let counts = include_str!("../../src/sql/audited_counts.sql");
+    let strays = include_str!("../../src/sql/audited_strays.sql");
+    let commands = include_str!("../../src/sql/audited_commands.sql");
+    let claims =
+        format!("{} AND c.src_offset = ANY($2)", include_str!("../../src/sql/audited_claims.sql").trim_end());
     let looks = [
         ("final_claims", include_str!("../../src/sql/final_claims.sql"), "uuid", format!("'{coupon}'")),
         (
@@ -71,9 +82,25 @@ async fn no_look_at_a_coupon_reads_the_rows_of_others() {
             "text, uuid, uuid, smallint, bigint, text, text",
             format!("'order', '{mac}', '{coupon}', 0::smallint, 0, 'ann', 'key'"),
         ),
-        ("audited_counts", include_str!("../../src/sql/audited_counts.sql"), "integer", "0".to_owned()),
-        ("audited_strays", include_str!("../../src/sql/audited_strays.sql"), "integer", "0".to_owned()),
-        ("audited_commands", include_str!("../../src/sql/audited_commands.sql"), "integer", "0".to_owned()),
+        ("audited_claims", &claims, "integer, bigint[]", "0, '{1,2,3}'".to_owned()),
+        (
+            "audited_claim_counts",
+            include_str!("../../src/sql/audited_claim_counts.sql"),
+            "uuid[], bigint, bigint",
+            format!("'{{{coupon}}}', 0, 9"),
+        ),
+        ("audited_counts", &audited(counts, "o.partition = $1"), "integer", "0".to_owned()),
+        ("audited_strays", &audited(strays, "o.partition = $1"), "integer", "0".to_owned()),
+        ("audited_commands", &audited(commands, "c.src_partition = $1"), "integer", "0".to_owned()),
+        ("audited_counts, named", &audited(counts, "o.coupon_id = ANY($1)"), "uuid[]", named.clone()),
+        ("audited_strays, named", &audited(strays, "o.coupon_id = ANY($1)"), "uuid[]", named.clone()),
+        ("audited_commands, named", &audited(commands, "c.coupon_id = ANY($1)"), "uuid[]", named.clone()),
+        (
+            "parked, named",
+            "SELECT src_offset, coupon_id, claim_mac FROM parked_claims WHERE coupon_id = ANY($1)",
+            "uuid[]",
+            named,
+        ),
     ];
     for (name, sql, types, values) in looks {
         let plan = database.sql(&format!("PREPARE look ({types}) AS {sql}; EXPLAIN EXECUTE look ({values})"));
