@@ -21,6 +21,6 @@ pub use error::AuditError;
 pub use findings::Findings;
 pub use line::Progress;
 pub use pass::{Begin, Cut, Installation, Pass, inspect};
-pub use rows::Spill;
+pub use rows::{ROWS_IN_MEMORY_MAX, SPILLED_BYTES_MAX, Spill};
 pub use tally::Ledger as ClaimLedger;
 pub use view::View;

@@ -22,20 +22,30 @@ const ROW_BYTES: usize = 79;
 /// Bytes that are read of a run at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Where rows go that are too many for memory.
+/// Rows that are sorted in memory at once, 80 bytes each: 8 MB of what the logs say, and as much of what the view says.
+pub const ROWS_IN_MEMORY_MAX: usize = 100_000;
+
+/// Most bytes that one sorting may have on disk at once: some 200 million rows.
+pub const SPILLED_BYTES_MAX: u64 = 16 << 30;
+
+/// Where rows go that are too many for memory. By default to the system's directory for temporary files, within [`ROWS_IN_MEMORY_MAX`] and [`SPILLED_BYTES_MAX`].
 #[derive(Clone, Debug)]
 pub struct Spill {
     /// The directory of their files.
     pub directory: PathBuf,
-    /// Rows that are sorted in memory at once, 80 bytes each; more go to a file.
+    /// Rows that are sorted in memory at once; more go to a file.
     pub rows_in_memory_max: usize,
-    /// Most bytes that one audit may have on disk at once.
+    /// Most bytes on disk at once; beyond that the audit fails, and says so.
     pub bytes_max: u64,
 }
 
 impl Default for Spill {
     fn default() -> Self {
-        Self { directory: std::env::temp_dir(), rows_in_memory_max: 100_000, bytes_max: 16 << 30 }
+        Self {
+            directory: std::env::temp_dir(),
+            rows_in_memory_max: ROWS_IN_MEMORY_MAX,
+            bytes_max: SPILLED_BYTES_MAX,
+        }
     }
 }
 

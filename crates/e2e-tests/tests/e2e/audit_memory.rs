@@ -7,13 +7,15 @@ use e2e_tests::{CouponSpec, World, WorldSpec};
 use infrastructure_kafka::{NewRecord, Producer, ProducerPurpose, Topic};
 use serde_json::Value;
 
-const FEW: u32 = 20_000;
-const MANY: u32 = 200_000;
-/// What a claim more may add to the peak. Most of it is no claim's: the fetch queues and the rows in memory have limits that few claims do not reach.
-const BYTES_A_CLAIM_MAX: u64 = 600;
+/// So many that everything with a limit of its own has reached it: the rows in memory, the fetch queues, the page of rows of PostgreSQL.
+const FEW: u32 = 110_000;
+const MANY: u32 = 330_000;
+/// What an audit of one very large drop has to do with, where few of the claims win.
+const CLAIMS_MAX: u32 = 10_000_000;
+const PEAK_BYTES_MAX: u64 = 512 << 20;
 const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
-/// An audit of ten times as many claims does not take ten times the memory: what is known of them goes to disk, and the fold forgets refusals.
+/// What a claim more adds to the peak of an audit is so little that ten million fit into 512 MiB: what is known of them goes to disk, and the fold forgets refusals.
 pub(crate) fn scenario() -> Result<()> {
     e2e_tests::world::run(async {
         let world = World::start(WorldSpec { partitions: 1, ..WorldSpec::default() })?;
@@ -22,8 +24,12 @@ pub(crate) fn scenario() -> Result<()> {
         let few = audited(&world, FEW).await?;
         append(&world, coupon_id, FEW..MANY)?;
         let many = audited(&world, MANY).await?;
-        let more = many.saturating_sub(few) / u64::from(MANY - FEW);
-        ensure!(more <= BYTES_A_CLAIM_MAX, "{more} bytes for each claim more, {few} to {many}");
+        let more = many.saturating_sub(few) * u64::from(CLAIMS_MAX - FEW) / u64::from(MANY - FEW);
+        ensure!(
+            few + more <= PEAK_BYTES_MAX,
+            "{CLAIMS_MAX} claims would take {}: {few} to {many}",
+            few + more
+        );
         Ok(())
     })
 }
