@@ -280,7 +280,7 @@ impl ViewSync {
         }
     }
 
-    /// The claims that are written in bulk now.
+    /// The claims that are written in bulk now: to be sorted before the next step is asked for.
     #[must_use]
     pub fn bulk(&self) -> Option<Bulk> {
         match self.phase {
@@ -321,7 +321,8 @@ impl ViewSync {
                 if behind > limits.claims && target_settled - synced.settled >= buckets {
                     let target = Durable { next_src: reached(target_settled), settled: target_settled };
                     let bulk = Bulk { from_rank: synced.settled, target, buckets };
-                    return next_of_bulk(step, bulk, push_id, 0, limits);
+                    // Which claims come first is known once they are sorted, and that is for whoever asks what the bulk is.
+                    return next_of_bulk(step, bulk, push_id, 0, StepLimits { claims: 0, ..limits });
                 }
                 let to_rank = synced.settled.saturating_add(limits.claims.min(behind));
                 let leaves = synced
@@ -642,6 +643,9 @@ mod tests {
                 let writer = &mut writers[usize::from(matches!(event, Event::OtherWriter))];
                 push_id += 1;
                 let step = writer.next_step(durable, LIMITS, PushId(push_id), offset_behind);
+                if let Some((bulk, part)) = &step.bulk {
+                    prop_assert!(part.is_empty() || writer.bulk() == Some(*bulk), "claims of a bulk that nobody could sort yet");
+                }
                 match event {
                     Event::Settle(more) => {
                         durable.settled += more;

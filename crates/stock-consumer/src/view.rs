@@ -455,7 +455,8 @@ impl Task {
         };
         let settled = ledger.settled(coupon_id, 0, target.durable.settled);
         let filled = step.lays.iter().filter(|_| step.fills).filter_map(|bucket| found.lost.get(bucket));
-        let in_bulk = step.bulk.iter().zip(&found.bulk).filter_map(|((_, part), (_, sorted))| {
+        let in_bulk = step.bulk.iter().filter_map(|(bulk, part)| {
+            let (_, sorted) = found.bulk.as_ref().filter(|(sorted, _)| sorted == bulk)?;
             sorted.get(usize::try_from(part.start).ok()?..usize::try_from(part.end).ok()?)
         });
         for rank in filled.flatten().chain(in_bulk.flatten()) {

@@ -4,6 +4,9 @@ use anyhow::{Context, Result, ensure};
 use e2e_tests::{Burst, CouponSpec, World, WorldSpec, oracle};
 use local_stack::Supervised;
 
+/// More claims than one script writes: a view that lost them is brought up in bulk.
+const MANY: usize = 1_200;
+
 /// Redis emptied in the middle of a burst, and while nothing else happens: the view is back by itself, and right. Redis hung: decisions and answers go on.
 pub(crate) fn scenario() -> Result<()> {
     e2e_tests::world::run(async {
@@ -21,6 +24,7 @@ pub(crate) fn scenario() -> Result<()> {
         let told = tokio::time::timeout(Duration::from_secs(20), hung.press_to_the_end(&coupon_id)).await;
         ensure!(told.context("told while Redis hangs")?? == "granted");
         world.servers().redis()?.resume()?;
+        burst.wait_for_accepted(MANY).await?;
         let told = burst.end().await?;
         ensure!(told.iter().all(|told| told.code == "granted"), "{told:?}");
         oracle::verify(&world).await?;
