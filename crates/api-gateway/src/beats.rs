@@ -94,14 +94,17 @@ impl Desk {
             let looking = self
                 .pool
                 .run_since(async |connection, connected_at| self.pass(connection, connected_at).await);
-            let looked = self.metrics.postgres.measure("look_again", looking).await;
-            self.note_passage(looked.map_err(|error| error.to_string())?)?;
+            self.note_look(looking).await?;
         }
         Ok(())
     }
 
-    fn note_passage(&self, passage: Passage) -> Result<(), String> {
-        match passage {
+    async fn note_look(
+        &self,
+        looking: impl Future<Output = Result<Passage, PostgresError>>,
+    ) -> Result<(), String> {
+        let looked = self.metrics.postgres.measure("look_again", looking).await;
+        match looked.map_err(|error| error.to_string())? {
             Passage::Open(_) => {}
             Passage::Closed(_) => self.metrics.redemptions_closed.set(1),
             Passage::Unknown => return Err(self.published.what_is_read()),
@@ -128,8 +131,7 @@ impl Desk {
         self.append_beat(&watermark).await?;
         // Another database may have been given the same beat meanwhile: of two that publish, the second finds the first one's.
         let looking = self.pool.run(async |connection| self.pass(connection, Instant::now()).await);
-        let looked = self.metrics.postgres.measure("look_again", looking).await;
-        self.note_passage(looked.map_err(|error| error.to_string())?)
+        self.note_look(looking).await
     }
 
     /// Behind a closure of ours, which raised the beats above all that were published: once the next one is published, no other database passes.

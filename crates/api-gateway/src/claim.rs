@@ -66,7 +66,8 @@ async fn press(
     };
 
     // A claim that would be appended needs no proof that the view has no answer: the log knows.
-    let asks = match refusal(&known.state, desk.broker_now(coupon_id)) {
+    let refused = refusal(&known.state, desk.broker_now(coupon_id));
+    let asks = match refused {
         Some(_) => Asks::WatermarkAndAnswers,
         None => Asks::Answers,
     };
@@ -78,8 +79,7 @@ async fn press(
             .insert_header(("Cache-Control", "no-store"))
             .json(ClaimView::answered(&answer)));
     }
-    let now = desk.broker_now(coupon_id);
-    if let Some(code) = refusal(&known.state, now) {
+    if let Some(code) = refused {
         let advisory = is_advisory(view.as_ref(), &known);
         return Err(Problem::new(code, detail(code, &known.state))
             .claim(&claim_id, desk.notifier_url())

@@ -169,14 +169,13 @@ impl Look {
             return Ok(Seen::default());
         };
         let hash = self.keys.coupon(*coupon_id);
-        let mut tries_left = TRIES_MAX;
-        loop {
-            tries_left -= 1;
+        let mut seen = Seen::default();
+        for _ in 0..TRIES_MAX {
             let asked = self.shapes.get(coupon_id);
             let with_hash = asks == Asks::WatermarkAndAnswers || asked.is_none();
             let found = read(connection, &hash, with_hash, asked.as_deref(), claim_ids).await?;
             let (of_hash, of_claims) = found.split_at(usize::from(with_hash));
-            let mut seen = Seen {
+            seen = Seen {
                 claims: SeenClaim::read_all(claim_ids, of_claims, asked.as_deref()),
                 ..Seen::default()
             };
@@ -191,22 +190,19 @@ impl Look {
             seen.read_hash(of_hash);
             let Some(shape) = Shape::read(of_hash) else {
                 self.shapes.remove(coupon_id);
-                seen.doubt();
-                return Ok(seen);
+                break;
             };
-            let is_same_push = asked.as_ref().is_some_and(|asked| asked.mark == shape.mark);
-            let is_same = is_same_push && asked.is_some_and(|asked| asked.buckets == shape.buckets);
+            let is_same = asked.as_deref() == Some(&shape);
+            let is_same_push = asked.is_some_and(|asked| asked.mark == shape.mark);
             if !is_same {
                 self.shapes.insert(*coupon_id, Arc::new(shape));
             }
             if is_same || is_found && is_same_push {
                 return Ok(seen);
             }
-            if tries_left == 0 {
-                seen.doubt();
-                return Ok(seen);
-            }
         }
+        seen.doubt();
+        Ok(seen)
     }
 }
 
