@@ -16,7 +16,7 @@ use crate::shop::{Shop, offset};
 use crate::writer::Writer;
 
 /// How much of what matters the random lines had in them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen {
     grants: Cell<usize>,
     rejections: Cell<usize>,
@@ -66,9 +66,9 @@ fn a_checkpoint_of_any_prefix_folds_on_to_the_same_chain() {
             Ok(())
         })
         .unwrap();
-    let Seen { grants, rejections, repeats, commands, retired } = seen;
+    let Seen { grants, rejections, repeats, commands, retired } = &seen;
     for counter in [grants, rejections, repeats, commands, retired] {
-        assert!(counter.get() > 0, "the lines were too tame");
+        assert!(counter.get() > 0, "the lines were too tame: {seen:?}");
     }
 }
 

@@ -141,13 +141,18 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A line of up to `longest` records. It mostly begins with a publish command, and append times mostly grow.
+/// A line of up to `longest` records and three more. It mostly begins with a publish command, often has its first coupon closed and
+/// retired somewhere (left to chance that is rare), and append times mostly grow.
 pub(crate) fn any_line(longest: usize) -> impl Strategy<Value = Line> {
     let later = prop_oneof![5 => 0i64..3, 1 => -2i64..10];
     let steps = proptest::collection::vec((any_step(), later), 0..longest);
-    (prop::bool::weighted(0.8), steps).prop_map(|(published, steps)| {
-        let change = Change::Publish(definition(4, 1, 3, 90, None));
-        let first = Step::Command { coupon: 0, key: 250, change, expected_version: None };
-        published.then_some((first, 0)).into_iter().chain(steps).collect()
+    let retired_at = proptest::option::weighted(0.3, any::<prop::sample::Index>());
+    (prop::bool::weighted(0.8), steps, retired_at).prop_map(|(published, mut steps, retired_at)| {
+        let command = |change| (Step::Command { coupon: 0, key: 250, change, expected_version: None }, 0);
+        if let Some(at) = retired_at.map(|at| at.index(steps.len() + 1)) {
+            steps.splice(at..at, [command(Change::Close), command(Change::Retire)]);
+        }
+        let first = command(Change::Publish(definition(4, 1, 3, 90, None)));
+        published.then_some(first).into_iter().chain(steps).collect()
     })
 }
