@@ -10,8 +10,8 @@ use quick_cache::sync::Cache;
 use redis::aio::ConnectionManager;
 
 use crate::config::RedisSection;
-use crate::connection::{Connection, RedisError};
-use crate::keys::Keys;
+use crate::connection::{Connection, RedisError, SharedBy};
+use crate::keys::{Keys, mark};
 use crate::metrics::{GET_CLAIM, PREFILTER, RedisMetrics};
 use crate::value;
 
@@ -38,21 +38,21 @@ pub struct Prefilter {
 #[derive(Clone)]
 pub struct ViewReader {
     connection: Connection,
-    /// For whoever asks in the background: a connection lives on the threads of its first user, and requests have theirs.
+    /// For whoever asks in the background.
     asking: Connection,
     look: Look,
 }
 
 impl ViewReader {
-    /// A reader with a connection of its own; requests take at most `read_timeout_ms`.
+    /// A reader with a connection for each thread that looks; requests take at most `read_timeout_ms`.
     ///
     /// # Errors
     /// [`RedisError::Unavailable`]: the URL or the files of the `tls` part cannot be used.
     pub fn new(section: &RedisSection, metrics: RedisMetrics) -> Result<Self, RedisError> {
         let timeout = Duration::from_millis(section.read_timeout_ms.into());
         Ok(Self {
-            connection: Connection::new(section, timeout, metrics.clone())?,
-            asking: Connection::new(section, timeout, metrics)?,
+            connection: Connection::new(section, timeout, SharedBy::Thread, metrics.clone())?,
+            asking: Connection::new(section, timeout, SharedBy::All, metrics)?,
             look: Look::new(Keys::new(&section.key_prefix)),
         })
     }
@@ -236,7 +236,7 @@ impl Shape {
     /// As the coupon's hash says; none where there is no view, or no sense in it.
     fn read(of_hash: &Fields) -> Option<Self> {
         let buckets = text(of_hash, 3)?.parse().ok().filter(|buckets| *buckets > 0)?;
-        Some(Self { mark: format!("push.{}", text(of_hash, 2)?), buckets })
+        Some(Self { mark: mark(text(of_hash, 2)?), buckets })
     }
 }
 
