@@ -8,8 +8,9 @@
 //! pushes, or a push and a flush, cannot pass for one complete view.
 //!
 //! A view that is far behind is brought up in *bulk*: the claims that it lacks are written in the order of their buckets, many to a bucket at a time, which costs
-//! half as much as rank by rank. What the watermark covers stays the same until the last of them is there, but each write marks it, so that a view
-//! that is put back in between is noticed. Claims that it does not cover are no harm: what is final stays true.
+//! a third of rank by rank. They stand in one transaction with the script, before it, and are written whatever it finds. What the watermark covers stays the same
+//! until the last of them is there, but each write marks it, so that a view that is put back in between is noticed. Claims that it does not cover are no
+//! harm: what is final stays true.
 //!
 //! A bucket without the id is not whole, and nobody believes that a claim is absent from it: whatever is lost takes its claim to completeness along.
 //! The script says which those are; each is made anew from the ledger while the rest stands.
@@ -316,7 +317,8 @@ impl ViewSync {
                 }
                 let reached =
                     |rank| if rank >= durable.settled { durable.next_src } else { offset_behind(rank) };
-                let buckets = synced.buckets.max(bucket_count(target_settled));
+                // As many as all that is durable needs: a bucket is split the cheaper the less it holds.
+                let buckets = synced.buckets.max(bucket_count(durable.settled));
                 // From one claim for each bucket on, sorting them pays.
                 if behind > limits.claims && target_settled - synced.settled >= buckets {
                     let target = Durable { next_src: reached(target_settled), settled: target_settled };
@@ -511,15 +513,38 @@ mod tests {
         ranks: BTreeSet<u32>,
     }
 
+    impl Bucket {
+        /// One that began without a mark.
+        fn of_nobody() -> Self {
+            Self { push_id: PushId(u64::MAX), divisor: 0, ranks: BTreeSet::new() }
+        }
+    }
+
+    /// The ranks of this part of a bulk.
+    fn ranks_of(bulk: &Bulk, part: &Range<u32>) -> Vec<u32> {
+        let mut ranks: Vec<u32> = (bulk.from_rank + 1..=bulk.target.settled).collect();
+        ranks.sort_by_key(|rank| bucket_of(&mac(*rank), bulk.buckets));
+        ranks[usize::try_from(part.start).unwrap()..usize::try_from(part.end).unwrap()].to_vec()
+    }
+
     impl View {
         fn run(&mut self, step: &Step) -> Reply {
             let found = self.hash.map(|(standing, _)| standing);
             let expected = step.expects.map(|watermark| Standing { watermark, push_id: step.push_id });
+            let after = step.buckets.end;
+            let mut without_id = BTreeSet::new();
+            // The claims of a bulk are written before the script looks, whatever it finds then.
+            for rank in step.bulk.iter().flat_map(|(bulk, part)| ranks_of(bulk, part)) {
+                let number = bucket_of(&mac(rank), after);
+                let bucket = self.buckets.entry(number).or_insert_with(Bucket::of_nobody);
+                bucket.ranks.insert(rank);
+                if bucket.push_id != step.push_id {
+                    without_id.insert(number);
+                }
+            }
             if expected.is_some() && expected != found {
                 return Reply::Found(found);
             }
-            let after = step.buckets.end;
-            let mut without_id = BTreeSet::new();
             for bucket in &step.lays {
                 let divisor = bucket_divisor(*bucket, after);
                 self.buckets
@@ -542,13 +567,8 @@ mod tests {
             }
             let filled = if step.fills { 1..step.from_rank + 1 } else { 0..0 };
             let filled = filled.filter(|rank| step.lays.contains(&bucket_of(&mac(*rank), step.buckets.end)));
-            let in_bulk = step.bulk.as_ref().map(|(bulk, part)| {
-                let mut ranks: Vec<u32> = (bulk.from_rank + 1..=bulk.target.settled).collect();
-                ranks.sort_by_key(|rank| bucket_of(&mac(*rank), bulk.buckets));
-                ranks[usize::try_from(part.start).unwrap()..usize::try_from(part.end).unwrap()].to_vec()
-            });
             let by_rank = step.from_rank + 1..=step.to_rank;
-            for rank in filled.chain(by_rank).chain(in_bulk.into_iter().flatten()) {
+            for rank in filled.chain(by_rank) {
                 let number = bucket_of(&mac(rank), after);
                 match self.buckets.get_mut(&number).filter(|bucket| bucket.push_id == step.push_id) {
                     Some(bucket) => {

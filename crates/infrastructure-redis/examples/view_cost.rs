@@ -24,7 +24,7 @@ const FIRST_DECIDED_AT_MS: i64 = 1_790_000_000_000;
 /// When the window ends, in ms since the epoch: late enough for anybody who runs this.
 const CLOSES_AT_MS: i64 = 4_000_000_000_000;
 /// Claims that are brought up in bulk, as in stock-consumer.
-const BULK: u32 = 250_000;
+const BULK: u32 = 500_000;
 /// One claim of so many is granted.
 const CLAIMS_PER_GRANT: u32 = 10;
 

@@ -2,6 +2,11 @@
 
 use coupon_domain::CouponId;
 
+/// The field that every whole bucket bears: which push made the view.
+pub(crate) fn mark(push_id: impl std::fmt::Display) -> String {
+    format!("push.{push_id}")
+}
+
 #[derive(Clone)]
 pub(crate) struct Keys {
     prefix: String,

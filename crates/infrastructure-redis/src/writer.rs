@@ -5,17 +5,19 @@ use std::time::Duration;
 use coupon_domain::view_buckets::bucket_of;
 use coupon_domain::view_sync::{Reply, Standing, Step};
 use coupon_domain::{ClaimAnswer, CouponId, CouponState, CouponStatus, Round, Timestamp};
-use redis::{Script, ScriptInvocation};
+use redis::{Pipeline, Script, ScriptInvocation};
 
 use crate::config::RedisSection;
-use crate::connection::{Connection, RedisError};
-use crate::keys::Keys;
+use crate::connection::{Connection, RedisError, SharedBy};
+use crate::keys::{self, Keys};
 use crate::metrics::{RedisMetrics, WRITE_VIEW};
 use crate::value;
 
 /// Most claims in one script: Lua's stack takes about 8,000 values, and a script holds up everybody else's request while
 /// it runs (about a millisecond for this many).
 pub const CLAIMS_PER_SCRIPT_MAX: u32 = 500;
+
+const SCRIPT: &str = include_str!("write_view.lua");
 
 /// How many arguments of the script stand before the buckets that it makes anew.
 const ARGUMENTS_BEFORE_LAYS: usize = 15;
@@ -54,7 +56,7 @@ impl From<&CouponState> for CouponCounts {
     }
 }
 
-/// One script's work.
+/// The work of one script, or one transaction.
 #[derive(Debug)]
 pub struct ViewWrite<'a> {
     /// What to find, what to leave, and which buckets to make or to look at.
@@ -69,8 +71,14 @@ pub struct ViewWrite<'a> {
 
 /// A write that is ready to be sent.
 pub struct PreparedWrite<'a> {
-    invocation: ScriptInvocation<'a>,
+    request: Request<'a>,
     coupon_id: CouponId,
+}
+
+enum Request<'a> {
+    Script(ScriptInvocation<'a>),
+    /// The script, behind claims for these buckets.
+    Bulk(Pipeline, Vec<u32>),
 }
 
 /// Writes the view, for one task.
@@ -89,9 +97,9 @@ impl ViewWriter {
     pub fn new(section: &RedisSection, metrics: RedisMetrics) -> Result<Self, RedisError> {
         let timeout = Duration::from_millis(section.write_timeout_ms.into());
         Ok(Self {
-            connection: Connection::new(section, timeout, metrics)?,
+            connection: Connection::new(section, timeout, SharedBy::All, metrics)?,
             keys: Keys::new(&section.key_prefix),
-            script: Script::new(include_str!("write_view.lua")),
+            script: Script::new(SCRIPT),
             keep_after_close_ms: i64::from(section.keep_after_close_s) * 1_000,
         })
     }
@@ -125,47 +133,90 @@ impl ViewWriter {
             .collect();
         answers.sort_by_key(|(is_deferral, bucket, _)| (*is_deferral, *bucket));
         let finals = answers.iter().filter(|(is_deferral, ..)| !is_deferral).count();
-        let deferrals_at = ARGUMENTS_BEFORE_LAYS + step.lays.len() + ARGUMENTS_PER_ANSWER * finals + 1;
-        let mut invocation = self.script.prepare_invoke();
-        invocation
-            .key(self.keys.coupon(counts.coupon_id))
-            .arg(step.expects.map(|watermark| watermark.to_string()).unwrap_or_default())
-            .arg(step.push_id.to_string())
-            .arg(step.leaves.to_string())
-            .arg(self.expires_at(counts.closes_at).ms())
-            .arg(i64::from(write.counts_hold))
-            .arg(counts.remaining)
-            .arg(counts.status.as_str())
-            .arg(counts.round.number())
-            .arg(step.buckets.start)
-            .arg(step.buckets.end)
-            .arg(step.looks_at.start)
-            .arg(step.looks_at.end)
-            .arg(ENTRIES_WITH_DEFERRALS_MAX)
-            .arg(deferrals_at)
-            .arg(step.lays.len());
-        for bucket in &step.lays {
-            invocation.arg(*bucket);
-        }
-        for (_, bucket, answer) in answers {
-            invocation.arg(bucket).arg(&answer.claim_id.mac[..]).arg(value::encode(answer));
-        }
-        PreparedWrite { invocation, coupon_id: counts.coupon_id }
+        let is_bulk = step.bulk.is_some() && finals == answers.len() && finals > 0;
+        let by_script = if is_bulk { 0 } else { finals };
+        let deferrals_at = ARGUMENTS_BEFORE_LAYS + step.lays.len() + ARGUMENTS_PER_ANSWER * by_script + 1;
+        let expires_at = self.expires_at(counts.closes_at).ms();
+        let head: [String; ARGUMENTS_BEFORE_LAYS] = [
+            step.expects.map(|watermark| watermark.to_string()).unwrap_or_default(),
+            step.push_id.to_string(),
+            step.leaves.to_string(),
+            expires_at.to_string(),
+            i64::from(write.counts_hold).to_string(),
+            counts.remaining.to_string(),
+            counts.status.as_str().to_owned(),
+            counts.round.number().to_string(),
+            step.buckets.start.to_string(),
+            step.buckets.end.to_string(),
+            step.looks_at.start.to_string(),
+            step.looks_at.end.to_string(),
+            ENTRIES_WITH_DEFERRALS_MAX.to_string(),
+            deferrals_at.to_string(),
+            step.lays.len().to_string(),
+        ];
+        let hash = self.keys.coupon(counts.coupon_id);
+        let request = if is_bulk {
+            let mut asking = redis::pipe();
+            asking.atomic();
+            let mark = keys::mark(step.push_id);
+            let mut buckets = Vec::new();
+            for of_bucket in answers.chunk_by(|(_, one, _), (_, other, _)| one == other) {
+                let Some((_, number, _)) = of_bucket.first() else { continue };
+                let bucket = self.keys.bucket(counts.coupon_id, *number);
+                let mut writing = redis::cmd("HSET");
+                writing.arg(&bucket);
+                for (_, _, answer) in of_bucket {
+                    writing.arg(&answer.claim_id.mac[..]).arg(value::encode(answer));
+                }
+                asking.add_command(writing).ignore();
+                // A bucket that was not there has begun without the mark: nobody believes it, and it goes with the view.
+                asking.hexists(&bucket, &mark).pexpire_at(&bucket, expires_at).ignore();
+                buckets.push(*number);
+            }
+            asking.cmd("EVAL").arg(SCRIPT).arg(1).arg(hash).arg(&head[..]).arg(&step.lays);
+            Request::Bulk(asking, buckets)
+        } else {
+            let mut invocation = self.script.prepare_invoke();
+            invocation.key(hash).arg(&head[..]).arg(&step.lays);
+            for (_, bucket, answer) in answers {
+                invocation.arg(bucket).arg(&answer.claim_id.mac[..]).arg(value::encode(answer));
+            }
+            Request::Script(invocation)
+        };
+        PreparedWrite { request, coupon_id: counts.coupon_id }
     }
 
     /// Runs one step of a view's refresh.
     pub async fn run(&self, write: &PreparedWrite<'_>) -> Reply {
-        let run = async |manager: &mut redis::aio::ConnectionManager| {
-            write.invocation.invoke_async::<redis::Value>(manager).await
+        let run = async |manager: &mut redis::aio::ConnectionManager| match &write.request {
+            Request::Script(invocation) => {
+                let said = invocation.invoke_async::<redis::Value>(manager).await?;
+                Ok(read_reply(&said))
+            }
+            Request::Bulk(asking, buckets) => {
+                let said = asking.query_async::<Vec<redis::Value>>(manager).await?;
+                Ok(read_reply_of_bulk(&said, buckets))
+            }
         };
         match self.connection.run(WRITE_VIEW, run).await {
-            Ok(said) => read_reply(&said),
+            Ok(reply) => reply,
             Err(error) => {
                 tracing::debug!(coupon.id = %write.coupon_id, "the view was not written: {error}");
                 Reply::Unknown
             }
         }
     }
+}
+
+/// What the transaction returned: for each bucket whether it bears the mark, and what the script did.
+fn read_reply_of_bulk(said: &[redis::Value], buckets: &[u32]) -> Reply {
+    let Some((script, marks)) = said.split_last() else { return Reply::Unknown };
+    let mut reply = read_reply(script);
+    if let Reply::Written(lost) = &mut reply {
+        let is_lost = |mark: &redis::Value| redis::from_redis_value_ref(mark) != Ok(true);
+        lost.extend(buckets.iter().zip(marks).filter(|(_, mark)| is_lost(mark)).map(|(bucket, _)| *bucket));
+    }
+    reply
 }
 
 /// What the script returned.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use coupon_domain::view_buckets::bucket_of;
-use coupon_domain::view_sync::{Durable, PushId, Reply, Step, StepLimits, ViewSync, ViewWatermark};
+use coupon_domain::view_sync::{
+    Bulk, Durable, PushId, Reply, Standing, Step, StepLimits, ViewSync, ViewWatermark,
+};
 use coupon_domain::{ClaimCode, ClaimId, Offset};
 use infrastructure_redis::maintenance::DumpedValue;
 use infrastructure_redis::{Asks, CouponCounts, FoundAnswer, ViewWrite};
@@ -190,6 +192,42 @@ async fn a_view_far_behind_is_brought_up_in_bulk() {
     assert_eq!(bulks, 5 + 3, "two thousand, and what was left");
     let seen = view.reader.prefilter(&all, Asks::WatermarkAndAnswers).await.unwrap();
     assert_eq!((seen.answers, seen.is_whole, seen.watermark), (answers, true, Some(reflects(3_000))));
+}
+
+/// A bulk's claims are written whatever is found; a bucket that was not there is said to the writer, believed by nobody, and goes with the view.
+#[tokio::test]
+async fn a_bulk_heals_no_bucket_that_was_lost() {
+    let view = Installation::new();
+    let coupon = counts();
+    let answers = [2, 3].map(|number| answer(claim(&coupon, number), ClaimCode::SoldOut, 6));
+    let [ann, bob] = answers.map(|answer| answer.claim_id);
+    let two = Step { buckets: 2..2, lays: vec![0, 1], ..step(None, 5) };
+    assert_eq!(view.run(coupon, &two, &[]).await, written());
+    let target = Durable { next_src: Offset::new(9).unwrap(), settled: 3 };
+    let bulk = Some((Bulk { from_rank: 0, target, buckets: 2 }, 0..2));
+    let leaves = ViewWatermark::InBulk { next_src: Offset::new(5).unwrap(), step_id: PushId(1) };
+    let of = async |claim_id| {
+        let seen = view.reader.prefilter(&[claim_id], Asks::WatermarkAndAnswers).await.unwrap();
+        (seen.answers, seen.is_whole, seen.watermark)
+    };
+
+    let mut redis = view.raw().await;
+    let bucket = view.key(&format!("coupon:{{{}}}:0", coupon.coupon_id));
+    let _: u64 = redis.unlink(&bucket).await.unwrap();
+    let first = Step { leaves, bulk, buckets: 2..2, ..step(Some(5), 5) };
+    assert_eq!(view.run(coupon, &first, &answers).await, Reply::Written(vec![0]));
+    assert_eq!(of(ann).await, (vec![answers[0]], false, Some(leaves)));
+    assert_eq!(of(bob).await, (vec![answers[1]], true, Some(leaves)));
+    let at: i64 = redis.pexpire_time(&bucket).await.unwrap();
+    assert_eq!(at, view.writer.expires_at(coupon.closes_at).ms());
+
+    // Somebody else was here: the watermark stays, and what was written stays true.
+    let last = [answer(claim(&coupon, 5), ClaimCode::SoldOut, 7)];
+    assert_eq!(
+        view.run(coupon, &first, &last).await,
+        Reply::Found(Some(Standing { watermark: leaves, push_id: PUSH }))
+    );
+    assert_eq!(of(last[0].claim_id).await, (last.to_vec(), true, Some(leaves)));
 }
 
 /// What is lost takes its claim to completeness along, and is said to the writer.
