@@ -4,6 +4,7 @@
 mod coupons;
 mod lines;
 mod one_coupon;
+mod retired;
 mod trickle;
 mod usage;
 mod work;
@@ -29,8 +30,10 @@ const EXIT_CODES: &str = "Exit codes: 0 measured, 1 not measured or a promise is
 /// A section, by the letter that docs/benchmarks.md gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Section {
-    /// Time and CPU of claims behind many of the same coupon; Redis' memory and CPU; a restart; an audit.
+    /// Time and CPU of claims behind many of the same coupon; Redis' memory and CPU; a restart; an audit, a reconciler.
     A,
+    /// What db-writer and a checkpoint need beside the rows of retired coupons.
+    B,
     /// Many live coupons with a little traffic each.
     D,
     /// Many lines.
@@ -64,6 +67,10 @@ struct Sizes {
     claims_of_one: Vec<u32>,
     /// Claims that are measured behind each of them.
     claims_behind: u32,
+    /// Claims of a live coupon beside rows of retired ones.
+    claims_of_live: u32,
+    /// Those rows of claims.
+    rows_retired: u32,
     /// Live coupons.
     coupons: u32,
     /// Claims that are spread over them, and that one coupon gets for comparison.
@@ -81,6 +88,8 @@ impl Sizes {
         Self {
             claims_of_one: vec![10_000, 100_000, 1_000_000, 10_000_000],
             claims_behind: 100_000,
+            claims_of_live: 100_000,
+            rows_retired: 20_000_000,
             coupons: 10_000,
             claims_spread: 500_000,
             lines: [3, 100],
@@ -93,6 +102,8 @@ impl Sizes {
         Self {
             claims_of_one: vec![500, 5_000],
             claims_behind: 500,
+            claims_of_live: 1_000,
+            rows_retired: 20_000,
             coupons: 50,
             claims_spread: 1_000,
             lines: [3, 24],
@@ -126,6 +137,9 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
     let ground = Ground::start()?;
     if chosen(Section::A) {
         one_coupon::measure(&ground, &sizes, &mut findings).await?;
+    }
+    if chosen(Section::B) {
+        retired::measure(&ground, &sizes, &mut findings).await?;
     }
     if chosen(Section::D) {
         coupons::measure(&ground, &sizes, &mut findings).await?;

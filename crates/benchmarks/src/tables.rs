@@ -52,6 +52,28 @@ impl Tables {
         in_time.with_context(|| format!("PostgreSQL does not reflect the log after {patience:?}"))?
     }
 
+    /// Waits until more is reflected than everything before this offset; how much, then.
+    pub(crate) async fn wait_for_more(&self, than: i64, patience: Duration) -> Result<i64> {
+        self.wait(patience, |found| found.is_some_and(|found| found > than)).await?;
+        self.next_src().await?.context("a watermark that was there is gone")
+    }
+
+    /// Copies the coupon, retired, and its rows so often, as those of a partition that nobody reads.
+    pub(crate) async fn retire_copies(&self, copies: u32) -> Result<()> {
+        for copy in 1..=copies {
+            self.0.batch_execute(&copy_of_coupon(copy)).await?;
+        }
+        Ok(self.0.batch_execute("vacuum analyze").await?)
+    }
+
+    /// Takes the copies out again: an audit counts rows of lines that are not there as a broken promise.
+    pub(crate) async fn drop_copies(&self) -> Result<()> {
+        let dropping =
+            "delete from claims where src_partition = 1; delete from issued_coupons where src_partition = 1;
+                        delete from coupons where partition = 1";
+        Ok(self.0.batch_execute(dropping).await?)
+    }
+
     /// How many rows there are.
     pub(crate) async fn rows(&self) -> Result<u64> {
         let mut rows = 0;
@@ -86,6 +108,22 @@ impl Tables {
         }
         Ok(started.elapsed())
     }
+}
+
+/// SQL that copies the rows of partition 0, which are of one coupon.
+fn copy_of_coupon(copy: u32) -> String {
+    let of_claim = "claim_mac, slot, appended_at, granted_claim_mac, granted_round, granted_slot, rank, issue_no, code, round, user_nth, final, user_id";
+    let change = format!(
+        "jsonb_build_object('coupon_id', md5('copy {copy}'), 'partition', 1, 'src_partition', 1, 'status', 'retired')"
+    );
+    format!(
+        "insert into coupons select r.* from coupons t, jsonb_populate_record(t, {change}) r where t.partition = 0;
+         insert into issued_coupons
+             select r.* from issued_coupons t, jsonb_populate_record(t, {change}) r where t.src_partition = 0;
+         insert into claims (src_partition, src_offset, coupon_id, {of_claim})
+             select 1, {copy} * 10000000::bigint + src_offset, md5('copy {copy}')::uuid, {of_claim}
+             from claims where src_partition = 0;"
+    )
 }
 
 /// A message per row would be the client's cost rather than COPY's: rows travel together, as psql sends them.

@@ -1,8 +1,8 @@
-//! One coupon and ever more claims of it: what the next ones cost, what Redis holds, how a consumer starts again, what an audit takes.
+//! One coupon and ever more claims of it: what the next ones cost, what Redis holds, how a consumer starts again, what an audit and a reconciler take.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e_tests::World;
 use local_stack::Role;
 
@@ -11,7 +11,7 @@ use crate::ground::{self, Ground};
 use crate::memory::Resident;
 use crate::report::Findings;
 use crate::scale::Sizes;
-use crate::scale::usage::{Cpu, children, pid_of};
+use crate::scale::usage::{Cpu, children, load_seconds, pid_of, sum_of};
 use crate::scale::work::{Crowd, PATIENCE};
 use crate::screen;
 
@@ -68,8 +68,9 @@ pub(crate) async fn measure(ground: &Ground, sizes: &Sizes, findings: &mut Findi
             findings.add(Figure::alone(name, "ms per 1,000", vec![seconds * 1_000.0 / thousands]));
         }
         drop(crowd);
-        restart(&mut world, *size, findings)?;
+        restart(&mut world, *size, findings).await?;
         audit(&world, *size, findings).await?;
+        reconcile(&mut world, *size, findings).await?;
     }
     Crowd::of(&world, 1)?.audit()?;
     Ok(world.deployment.namespace.drop_database(world.servers())?)
@@ -96,12 +97,14 @@ async fn redis_bytes(world: &World) -> Result<f64> {
 }
 
 /// A consumer that starts beside so many claims.
-fn restart(world: &mut World, size: u32, findings: &mut Findings) -> Result<()> {
+async fn restart(world: &mut World, size: u32, findings: &mut Findings) -> Result<()> {
     let name = Role::StockConsumer.name();
     world.stop(name)?;
     let began = Instant::now();
     ground::start(world, &[Role::StockConsumer])?;
     findings.add(Figure::alone(format!("ready_with_{size}"), "s", vec![began.elapsed().as_secs_f64()]));
+    let loaded = load_seconds(world).await?;
+    findings.add(Figure::alone(format!("checkpoint_with_{size}"), "s", vec![loaded]));
     let resident = Resident::of(pid_of(world, name)?, &format!("start {size}"), name)?;
     let peak = resident.peak_mib / resident.mib;
     findings.add(Figure::alone(format!("peak_to_resident_with_{size}"), "", vec![peak]));
@@ -127,7 +130,7 @@ async fn audit(world: &World, size: u32, findings: &mut Findings) -> Result<()> 
                     peak = Some(resident);
                 }
             }
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         // Whoever still moves is no broken promise; the end of the section asks once more, at rest.
         drop(auditing.join());
@@ -136,4 +139,26 @@ async fn audit(world: &World, size: u32, findings: &mut Findings) -> Result<()> 
     findings.add(Figure::alone(format!("audit_of_{size}"), "s", vec![began.elapsed().as_secs_f64()]));
     findings.resident(peak.into_iter().collect());
     Ok(())
+}
+
+/// The first pass of a reconciler that starts beside so many claims.
+async fn reconcile(world: &mut World, size: u32, findings: &mut Findings) -> Result<()> {
+    let name = Role::Reconciler.name();
+    ground::start(world, &[Role::Reconciler])?;
+    let deadline = Instant::now() + PATIENCE;
+    let metrics = loop {
+        let metrics = world.metrics(name).await?;
+        let sum = |series| sum_of(&metrics, "coupon_reconcile_passes_total", series);
+        let (passed, clean) = (sum(""), sum(r#"result="clean""#));
+        ensure!(passed == clean, "a pass of the reconciler was not clean");
+        if passed > 0.0 {
+            break metrics;
+        }
+        ensure!(Instant::now() < deadline, "the reconciler has not passed after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let seconds = sum_of(&metrics, "coupon_reconcile_pass_seconds", "");
+    findings.add(Figure::alone(format!("reconciled_{size}"), "s", vec![seconds]));
+    findings.resident(ground::resident(world, &format!("reconcile {size}"), &[name])?);
+    world.stop(name)
 }

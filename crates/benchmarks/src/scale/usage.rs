@@ -1,6 +1,6 @@
 //! What processes use, as the kernel counts it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e_tests::World;
 use local_stack::Supervised;
 
@@ -62,6 +62,24 @@ fn stat(pid: u32) -> Result<Vec<String>> {
 /// The pid of a service of the world.
 pub(crate) fn pid_of(world: &World, name: &str) -> Result<u32> {
     world.service(name)?.pid().with_context(|| format!("{name} does not run"))
+}
+
+/// The sum of a metric's series that have this label.
+pub(crate) fn sum_of(metrics: &str, name: &str, label: &str) -> f64 {
+    let values =
+        metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once("} "));
+    values
+        .filter(|(labels, _)| labels.contains(label))
+        .filter_map(|(_, value)| value.parse::<f64>().ok())
+        .sum()
+}
+
+/// How long the stock-consumer has read checkpoints since it started, in s.
+pub(crate) async fn load_seconds(world: &World) -> Result<f64> {
+    let metrics = world.metrics("stock-consumer").await?;
+    let seconds = sum_of(&metrics, "coupon_postgres_seconds_sum", r#"operation="load_checkpoint""#);
+    ensure!(seconds > 0.0, "the stock-consumer says nothing of its checkpoint");
+    Ok(seconds)
 }
 
 /// CPU time of everybody who takes part, in s.
