@@ -88,6 +88,7 @@ ALERTS = {
         "No {{ $labels.service }} reaches {{ $labels.dependency }}"),
     "ViewRebuilt": (
         "warning", "0m", 'sum by (namespace) (increase(coupon_view_refreshes_total{kind=~"full|bucket"}[10m])) > 0', "The Redis view, or a part of it, was lost or put back, and is pushed again"),
+    "RedisEvicts": ("warning", "5m", "max by (namespace) (coupon_redis_evicts) > 0", "Redis may throw parts of the view away: its maxmemory-policy is not noeviction"),
     "WatermarkConflicts": (
         "warning", "0m", 'sum by (namespace) (increase(coupon_writer_skips_total{reason="conflict"}[10m])) > 5',
         "Batches found PostgreSQL's watermark moved {{ $value | humanize }} times in 10 minutes"),

@@ -26,7 +26,7 @@ pub(crate) async fn look(shared: &Shared) {
     } else {
         tracing::warn!(
             "Redis' maxmemory-policy is {policy}: parts of the view may be thrown away, to be pushed again each time; \
-             set it to noeviction (runbook CouponViewRebuilt)"
+             set it to noeviction (runbook CouponRedisEvicts)"
         );
     }
 }

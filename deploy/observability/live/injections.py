@@ -45,6 +45,7 @@ ALERTS = {
     "CouponStoreBehind": 'max(coupon_lag_seconds{stage=~"persist|view"})',
     "CouponStoreLost": 'min(max by (service, dependency) (coupon_dependency_up{dependency=~"redis|postgres"}))',
     "CouponViewRebuilt": 'sum(increase(coupon_view_refreshes_total{kind="full"}[10m]))',
+    "CouponRedisEvicts": "max(coupon_redis_evicts)",
     "CouponWatermarkConflicts": 'sum(increase(coupon_writer_skips_total{reason="conflict"}[10m]))',
     "CouponDeadLetters": "max(coupon_dlq_depth_records)",
     "CouponQueueNearlyFull": "max(coupon_queue_depth / coupon_queue_limit)",
@@ -119,6 +120,7 @@ class Run:
             self.audit_without_postgres()
             self.restarts()
             self.view_lost()
+            self.redis_evicts()
             self.redis_hangs()
             self.nobody_decides()
             self.kafka_away()
@@ -182,7 +184,13 @@ class Run:
 
     def view_lost(self):
         with self.injected("Redis flushed", "CouponViewRebuilt"):
-            self.stack.flush_redis()
+            self.stack.redis("FLUSHALL")
+
+    def redis_evicts(self):
+        with self.injected("Redis told to throw the least used keys away", "CouponRedisEvicts"):
+            self.stack.redis("CONFIG SET maxmemory-policy allkeys-lru")
+            self.see("CouponRedisEvicts")
+            self.stack.redis("CONFIG SET maxmemory-policy noeviction")
 
     def redis_hangs(self):
         lost = 'max(coupon_dependency_up{service="api-gateway",dependency="redis"}) == 0'

@@ -207,17 +207,17 @@ class Stack:
             raise Failed(f"{statement}: {done.stderr.strip()}")
         return done.stdout.strip()
 
-    def flush_redis(self):
-        """FLUSHALL, in Redis' own words."""
+    def redis(self, command):
+        """An operator's command, in Redis' own words."""
         address = urllib.request.urlparse(self.environment["REDIS_URL"])
         with socket.create_connection((address.hostname, address.port), 10) as redis:
             if address.password:
                 redis.sendall(f"AUTH {address.password}\r\n".encode())
                 redis.recv(100)
-            redis.sendall(b"FLUSHALL\r\n")
+            redis.sendall(f"{command}\r\n".encode())
             said = redis.recv(100)
         if not said.startswith(b"+OK"):
-            raise Failed(f"FLUSHALL was answered {said}")
+            raise Failed(f"{command} was answered {said}")
 
     def topic(self, name):
         return f"{self.environment['TOPIC_PREFIX']}{name}"
