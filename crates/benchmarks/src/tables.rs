@@ -32,21 +32,25 @@ impl Tables {
 
     /// Waits until everything before this offset is there; asks every few milliseconds.
     pub(crate) async fn wait_for(&self, next_src: i64, patience: Duration) -> Result<()> {
-        self.wait(patience, |found| found.is_some_and(|found| found >= next_src)).await
+        self.wait(patience, |found| found.is_some_and(|found| found >= next_src)).await.map(drop)
     }
 
     /// Waits until db-writer has begun.
     pub(crate) async fn wait_for_writer(&self, patience: Duration) -> Result<()> {
-        self.wait(patience, |found| found.is_some()).await
+        self.wait(patience, |found| found.is_some()).await.map(drop)
     }
 
-    async fn wait(&self, patience: Duration, is_enough: impl Fn(Option<i64>) -> bool) -> Result<()> {
+    /// Asks until the first offset that is not reflected is one of these; which, then.
+    async fn wait(&self, patience: Duration, is_enough: impl Fn(Option<i64>) -> bool) -> Result<Option<i64>> {
         let asking = async {
             let mut every = tokio::time::interval(Duration::from_millis(10));
-            while !is_enough(self.next_src().await?) {
+            loop {
+                let found = self.next_src().await?;
+                if is_enough(found) {
+                    return Ok(found);
+                }
                 every.tick().await;
             }
-            Ok(())
         };
         let in_time = tokio::time::timeout(patience, asking).await;
         in_time.with_context(|| format!("PostgreSQL does not reflect the log after {patience:?}"))?
@@ -54,8 +58,8 @@ impl Tables {
 
     /// Waits until more is reflected than everything before this offset; how much, then.
     pub(crate) async fn wait_for_more(&self, than: i64, patience: Duration) -> Result<i64> {
-        self.wait(patience, |found| found.is_some_and(|found| found > than)).await?;
-        self.next_src().await?.context("a watermark that was there is gone")
+        let found = self.wait(patience, |found| found.is_some_and(|found| found > than)).await?;
+        found.context("a watermark that was there is gone")
     }
 
     /// Copies the coupon, retired, and its rows so often, as those of a partition that nobody reads.

@@ -11,5 +11,5 @@ pub mod world;
 
 pub use burst::Burst;
 pub use user::User;
-pub use waiting::eventually;
+pub use waiting::{eventually, within};
 pub use world::{CouponSpec, World, WorldSpec};

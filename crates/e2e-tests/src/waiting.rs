@@ -11,14 +11,26 @@ pub const GENEROUS: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// There was none by the deadline, or asking failed; `what` says what was waited for.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + GENEROUS;
+pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    within(GENEROUS, what, ask).await
+}
+
+/// The same with another deadline, for what takes longer by its nature.
+///
+/// # Errors
+/// As those of [`eventually`].
+pub async fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask().await? {
             return Ok(answer);
         }
         if Instant::now() >= deadline {
-            bail!("{what}: not within {GENEROUS:?}");
+            bail!("{what}: not within {patience:?}");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

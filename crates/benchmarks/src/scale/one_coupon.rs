@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e_tests::World;
+use e2e_tests::{World, within};
 use local_stack::Role;
 
 use crate::figure::{Figure, per_second};
@@ -145,18 +145,14 @@ async fn audit(world: &World, size: u32, findings: &mut Findings) -> Result<()> 
 async fn reconcile(world: &mut World, size: u32, findings: &mut Findings) -> Result<()> {
     let name = Role::Reconciler.name();
     ground::start(world, &[Role::Reconciler])?;
-    let deadline = Instant::now() + PATIENCE;
-    let metrics = loop {
+    let metrics = within(PATIENCE, "the reconciler has passed once", async || {
         let metrics = world.metrics(name).await?;
-        let sum = |series| sum_of(&metrics, "coupon_reconcile_passes_total", series);
+        let sum = |label| sum_of(&metrics, "coupon_reconcile_passes_total", label);
         let (passed, clean) = (sum(""), sum(r#"result="clean""#));
         ensure!(passed == clean, "a pass of the reconciler was not clean");
-        if passed > 0.0 {
-            break metrics;
-        }
-        ensure!(Instant::now() < deadline, "the reconciler has not passed after {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+        Ok((passed > 0.0).then_some(metrics))
+    })
+    .await?;
     let seconds = sum_of(&metrics, "coupon_reconcile_pass_seconds", "");
     findings.add(Figure::alone(format!("reconciled_{size}"), "s", vec![seconds]));
     findings.resident(ground::resident(world, &format!("reconcile {size}"), &[name])?);
