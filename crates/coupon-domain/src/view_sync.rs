@@ -8,7 +8,7 @@
 //! pushes, or a push and a flush, cannot pass for one complete view.
 //!
 //! A view that is far behind is brought up in *bulk*: the claims that it lacks are written in the order of their buckets, many to a bucket at a time, which costs
-//! a third of rank by rank. They stand in one transaction with the script, before it, and are written whatever it finds. What the watermark covers stays the same
+//! less than half of rank by rank. They stand in one transaction with the script, before it, and are written whatever it finds. What the watermark covers stays the same
 //! until the last of them is there, but each write marks it, so that a view that is put back in between is noticed. Claims that it does not cover are no
 //! harm: what is final stays true.
 //!
@@ -29,8 +29,11 @@ use crate::view_buckets::bucket_count;
 /// Most buckets that one script makes anew together with their claims.
 const MENDED_AT_ONCE: usize = 8;
 
-/// Most buckets that one script splits off while a view is brought up in bulk.
+/// Most buckets that one script splits off beyond those that its claims need.
 const SPLIT_AT_ONCE: u32 = 32;
+
+/// Buckets are split beforehand for so many waiting claims at most: not all that waits need be claims that settle, and an empty bucket takes about 100 bytes.
+pub const CLAIMS_AHEAD_MAX: u32 = 10_000_000;
 
 /// Which push made a view, or which script of a bulk was the last. Drawn at random for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,14 +127,23 @@ pub struct Standing {
     pub push_id: PushId,
 }
 
-/// How far a coupon's outcomes are durable: the partition's first undecided claims offset, and how many of the coupon's claims
-/// were settled before it.
+/// How far a coupon's outcomes are durable: the partition's first undecided claims offset, how many of the coupon's claims
+/// were settled before it, and about how many wait behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Durable {
     /// The partition's first claims offset without a durable outcome.
     pub next_src: Offset,
     /// The coupon's last rank before it.
     pub settled: u32,
+    /// Claims of the coupon that are thought to wait in line. Nothing but the number of buckets follows from it.
+    pub ahead: u32,
+}
+
+impl Durable {
+    /// How many buckets the view shall have: enough for what waits, too, since a bucket is split the cheaper the less it holds.
+    fn buckets(self) -> u32 {
+        bucket_count(self.settled.saturating_add(self.ahead.min(CLAIMS_AHEAD_MAX)))
+    }
 }
 
 /// How much one script may do.
@@ -244,11 +256,12 @@ impl ViewSync {
         Self::in_phase(Phase::Lost)
     }
 
-    /// A view that was found, of a coupon that had `settled` claims before `next_src` and has as many as `durable` says now, in `buckets` buckets. Where
+    /// A view that was found, of a coupon that had `settled` claims before its watermark and has as many as `durable` says now, in `buckets` buckets. Where
     /// that is no number for so many claims, somebody else made it, and it is pushed anew.
     #[must_use]
     pub fn found(standing: Standing, settled: u32, buckets: u32, durable: Durable) -> Self {
-        let is_number = (bucket_count(settled)..=bucket_count(durable.settled)).contains(&buckets);
+        let most = Durable { ahead: CLAIMS_AHEAD_MAX, ..durable }.buckets();
+        let is_number = (bucket_count(settled)..=most).contains(&buckets);
         if !is_number || standing.watermark.next_src().is_none() {
             return Self::lost();
         }
@@ -279,6 +292,17 @@ impl ViewSync {
             }
             _ => None,
         }
+    }
+
+    /// True where the view lacks too few claims for a bulk (of so many at `most`), and those that wait in line will make it one.
+    #[must_use]
+    pub fn may_become_bulk(&self, durable: Durable, most: u32) -> bool {
+        let Phase::Synced(synced) = self.phase else { return false };
+        let behind = durable.settled.saturating_sub(synced.settled);
+        let buckets = synced.buckets.max(durable.buckets());
+        self.lost.is_empty()
+            && !pays_in_bulk(behind, buckets)
+            && pays_in_bulk(behind.saturating_add(durable.ahead).min(most), buckets)
     }
 
     /// The claims that are written in bulk now: to be sorted before the next step is asked for.
@@ -317,11 +341,10 @@ impl ViewSync {
                 }
                 let reached =
                     |rank| if rank >= durable.settled { durable.next_src } else { offset_behind(rank) };
-                // As many as all that is durable needs: a bucket is split the cheaper the less it holds.
-                let buckets = synced.buckets.max(bucket_count(durable.settled));
-                // From one claim for each bucket on, sorting them pays.
-                if behind > limits.claims && target_settled - synced.settled >= buckets {
-                    let target = Durable { next_src: reached(target_settled), settled: target_settled };
+                let buckets = synced.buckets.max(durable.buckets());
+                if behind > limits.claims && pays_in_bulk(target_settled - synced.settled, buckets) {
+                    let target =
+                        Durable { next_src: reached(target_settled), settled: target_settled, ahead: 0 };
                     let bulk = Bulk { from_rank: synced.settled, target, buckets };
                     // Which claims come first is known once they are sorted, and that is for whoever asks what the bulk is.
                     return next_of_bulk(step, bulk, push_id, 0, StepLimits { claims: 0, ..limits });
@@ -331,7 +354,8 @@ impl ViewSync {
                     .watermark
                     .next_src()
                     .map_or(reached(to_rank), |next_src| reached(to_rank).max(next_src));
-                let buckets = synced.buckets..synced.buckets.max(bucket_count(to_rank));
+                let at_once = synced.buckets.saturating_add(SPLIT_AT_ONCE);
+                let buckets = synced.buckets..buckets.min(at_once).max(bucket_count(to_rank));
                 Step { leaves: ViewWatermark::Reflects(leaves), to_rank, buckets, ..step }
             }
             Phase::Bulk { synced, bulk, written } => {
@@ -339,10 +363,10 @@ impl ViewSync {
             }
             Phase::Lost => {
                 let leaves = ViewWatermark::Pushing { push_id, chunks: 0 };
-                step_of_push(None, push_id, leaves, bucket_count(durable.settled), Vec::new())
+                step_of_push(None, push_id, leaves, durable.buckets(), Vec::new())
             }
             Phase::Pushing { push_id, chunks, laid, target } => {
-                let buckets = bucket_count(target.settled);
+                let buckets = target.buckets();
                 let lays = laid..laid.saturating_add(limits.claims).min(buckets);
                 let leaves = if lays.end < buckets {
                     ViewWatermark::Pushing { push_id, chunks: chunks.saturating_add(1) }
@@ -428,6 +452,11 @@ impl ViewSync {
             },
         }
     }
+}
+
+/// From one claim for each bucket on it pays to sort them.
+fn pays_in_bulk(claims: u32, buckets: u32) -> bool {
+    claims >= buckets
 }
 
 /// A step of a push: it lays these of its buckets.
@@ -622,6 +651,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Event {
         Settle(u32),
+        Queue(u32),
         Write,
         WriteAnswerLost,
         RequestLost,
@@ -636,6 +666,7 @@ mod tests {
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
             3 => (0u32..60).prop_map(Event::Settle),
+            1 => (0u32..400).prop_map(Event::Queue),
             16 => Just(Event::Write),
             1 => Just(Event::WriteAnswerLost),
             1 => Just(Event::RequestLost),
@@ -656,7 +687,7 @@ mod tests {
         fn a_view_never_says_more_than_it_holds_and_heals(events in events()) {
             let (mut view, mut snapshot) = (View::default(), View::default());
             let mut writers = [ViewSync::lost(), ViewSync::lost()];
-            let mut durable = Durable { next_src: Offset::ZERO, settled: 0 };
+            let mut durable = Durable { next_src: Offset::ZERO, settled: 0, ahead: 0 };
             let mut push_id = 0;
             let peace = std::iter::repeat_n(Event::Write, 3_000);
             for event in events.into_iter().chain(peace) {
@@ -671,6 +702,7 @@ mod tests {
                         durable.settled += more;
                         durable.next_src = offset_behind(durable.settled);
                     }
+                    Event::Queue(claims) => durable.ahead = claims,
                     Event::Write | Event::OtherWriter => {
                         let reply = view.run(&step);
                         writer.answered(&step, durable, &reply);
@@ -689,17 +721,16 @@ mod tests {
                 prop_assert!(view.holds_what_it_says(), "{:?}", view.hash);
             }
             prop_assert!(writers[0].is_current(durable), "{:?}", writers[0]);
-            prop_assert_eq!(
-                view.hash.map(|(standing, count)| (standing.watermark, count)),
-                Some((ViewWatermark::Reflects(durable.next_src), bucket_count(durable.settled)))
-            );
+            let (standing, count) = view.hash.unwrap();
+            prop_assert_eq!(standing.watermark, ViewWatermark::Reflects(durable.next_src));
+            prop_assert!(count >= bucket_count(durable.settled));
             prop_assert!(view.is_whole());
         }
     }
 
     #[test]
     fn a_bucket_that_is_lost_is_made_anew_alone() {
-        let durable = Durable { next_src: offset_behind(200), settled: 200 };
+        let durable = Durable { next_src: offset_behind(200), settled: 200, ahead: 0 };
         let (mut view, mut sync) = (View::default(), ViewSync::lost());
         let turn = |view: &mut View, sync: &mut ViewSync| {
             let step = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
@@ -725,7 +756,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_lost_is_recognised_by_what_it_left() {
-        let durable = Durable { next_src: offset_behind(3), settled: 3 };
+        let durable = Durable { next_src: offset_behind(3), settled: 3, ahead: 0 };
         let found = |rank| {
             Reply::Found(Some(Standing {
                 watermark: ViewWatermark::Reflects(offset_behind(rank)),
@@ -742,16 +773,62 @@ mod tests {
         let mut other = ViewSync::found(zero, 0, 1, durable);
         other.answered(&step, durable, &found(2));
         assert!(other.is_lost());
-        assert!(ViewSync::found(zero, 0, 2, durable).is_lost(), "made with other buckets");
-        let many = Durable { next_src: offset_behind(90), settled: 90 };
+        let most = bucket_count(3 + CLAIMS_AHEAD_MAX);
+        assert!(!ViewSync::found(zero, 0, most, durable).is_lost(), "made for many that waited");
+        assert!(ViewSync::found(zero, 0, most + 1, durable).is_lost(), "made by somebody else");
+        let many = Durable { next_src: offset_behind(90), settled: 90, ahead: 0 };
         assert!(!ViewSync::found(zero, 0, 2, many).is_lost(), "left in the middle of a bulk");
         assert!(ViewSync::found(zero, 90, 1, many).is_lost());
+    }
+
+    /// What waits in line gets its buckets while they hold nothing, and none of them is split again.
+    #[test]
+    fn buckets_are_split_for_what_waits() {
+        const BULK: u32 = 1_000;
+        let mut durable = Durable { next_src: offset_behind(5), settled: 5, ahead: 95 + 48 * 300 };
+        let (mut view, mut sync) = (View::default(), ViewSync::lost());
+        let buckets = durable.buckets();
+        assert!(!sync.may_become_bulk(durable, BULK), "there is no view yet");
+        for settled in [5, 90, 800] {
+            (durable.settled, durable.ahead) = (settled, durable.ahead - (settled - durable.settled));
+            durable.next_src = offset_behind(settled);
+            while !sync.is_current(durable) {
+                let is_there = matches!(sync.phase, Phase::Synced(_));
+                assert!(settled == 800 || sync.may_become_bulk(durable, BULK) == is_there);
+                assert!(!sync.may_become_bulk(durable, buckets - 1), "no bulk is that large");
+                let step = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
+                let reply = view.run(&step);
+                sync.answered(&step, durable, &reply);
+            }
+            assert_eq!(view.hash.unwrap().1, buckets);
+        }
+        durable.ahead = 0;
+        assert!(!sync.may_become_bulk(durable, BULK), "nothing waits");
+    }
+
+    /// A view that has buckets for fewer takes some more with every write.
+    #[test]
+    fn a_view_grows_for_what_waits_bit_by_bit() {
+        let (mut view, mut sync) = (View::default(), ViewSync::lost());
+        let mut counts = Vec::new();
+        for settled in [5, 6, 7, 8] {
+            let ahead = (settled - 5) * 48 * 500;
+            let durable = Durable { next_src: offset_behind(settled), settled, ahead };
+            while !sync.is_current(durable) {
+                let step = sync.next_step(durable, LIMITS, PushId(1), offset_behind);
+                let reply = view.run(&step);
+                sync.answered(&step, durable, &reply);
+            }
+            counts.push(view.hash.unwrap().1);
+        }
+        assert_eq!(counts, [1, 33, 65, 97]);
+        assert!(view.is_whole() && view.holds_what_it_says());
     }
 
     /// The watermark moves when all of a bulk is there, and every claim is written once.
     #[test]
     fn a_view_far_behind_is_brought_up_in_bulk() {
-        let durable = Durable { next_src: offset_behind(130), settled: 130 };
+        let durable = Durable { next_src: offset_behind(130), settled: 130, ahead: 0 };
         let (mut view, mut sync) = (View::default(), ViewSync::lost());
         let (mut written, mut seen) = (0, Vec::new());
         while !sync.is_current(durable) {

@@ -1,7 +1,7 @@
 //! What the view costs Redis: bytes per claim and CPU per decision, by Redis' own account, of claims that the writer writes.
 //!
 //! `cargo run -p infrastructure-redis --example view_cost -- 1000000 500` starts a Redis of its own, writes so many claims of one coupon, of which so many more
-//! are decided each time the view has caught up, as the task of stock-consumer does, and prints one line of JSON. Redis is the same program whatever our build is, so a debug build measures as well as a release.
+//! are decided each time the view has caught up, as the task of stock-consumer does, and prints one line of JSON. With `waiting` behind the numbers the rest is known to wait. Redis is the same program whatever our build is, so a debug build measures as well as a release.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -32,6 +32,7 @@ const CLAIMS_PER_GRANT: u32 = 10;
 async fn main() -> Result<(), Box<dyn Error>> {
     let number = |at: usize, unless: u32| std::env::args().nth(at).map_or(Ok(unless), |text| text.parse());
     let (claims, at_a_time) = (number(1, 100_000)?, number(2, CLAIMS_PER_SCRIPT_MAX)?);
+    let waiting = std::env::args().nth(3).is_some_and(|word| word == "waiting");
     let nobody = || Some("nobody-is-asked".to_owned());
     let external =
         ExternalServers { kafka_bootstrap: nobody(), database_url: nobody(), ..ExternalServers::default() };
@@ -63,7 +64,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut sorted: Option<(Bulk, Vec<ClaimAnswer>)> = None;
     let mut settled = 0;
     loop {
-        let durable = Durable { next_src: offset_behind(settled), settled };
+        let ahead = if waiting { claims - settled } else { 0 };
+        let durable = Durable { next_src: offset_behind(settled), settled, ahead };
         if sync.is_current(durable) {
             if settled == claims {
                 break;

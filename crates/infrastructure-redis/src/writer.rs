@@ -9,7 +9,7 @@ use redis::{Pipeline, Script, ScriptInvocation};
 
 use crate::config::RedisSection;
 use crate::connection::{Connection, RedisError, SharedBy};
-use crate::keys::{self, Keys};
+use crate::keys::Keys;
 use crate::metrics::{RedisMetrics, WRITE_VIEW};
 use crate::value;
 
@@ -158,7 +158,6 @@ impl ViewWriter {
         let request = if is_bulk {
             let mut asking = redis::pipe();
             asking.atomic();
-            let mark = keys::mark(step.push_id);
             let mut buckets = Vec::new();
             for of_bucket in answers.chunk_by(|(_, one, _), (_, other, _)| one == other) {
                 let Some((_, number, _)) = of_bucket.first() else { continue };
@@ -169,8 +168,8 @@ impl ViewWriter {
                     writing.arg(&answer.claim_id.mac[..]).arg(value::encode(answer));
                 }
                 asking.add_command(writing).ignore();
-                // A bucket that was not there has begun without the mark: nobody believes it, and it goes with the view.
-                asking.hexists(&bucket, &mark).pexpire_at(&bucket, expires_at).ignore();
+                // Only a bucket that was not there has no expiry yet. It has begun without the mark: nobody believes it, and it goes with the view.
+                asking.cmd("PEXPIREAT").arg(&bucket).arg(expires_at).arg("NX");
                 buckets.push(*number);
             }
             asking.cmd("EVAL").arg(SCRIPT).arg(1).arg(hash).arg(&head[..]).arg(&step.lays);
@@ -208,13 +207,13 @@ impl ViewWriter {
     }
 }
 
-/// What the transaction returned: for each bucket whether it bears the mark, and what the script did.
+/// What the transaction returned: for each bucket whether it had to be given its expiry, and what the script did.
 fn read_reply_of_bulk(said: &[redis::Value], buckets: &[u32]) -> Reply {
-    let Some((script, marks)) = said.split_last() else { return Reply::Unknown };
+    let Some((script, given)) = said.split_last() else { return Reply::Unknown };
     let mut reply = read_reply(script);
     if let Reply::Written(lost) = &mut reply {
-        let is_lost = |mark: &redis::Value| redis::from_redis_value_ref(mark) != Ok(true);
-        lost.extend(buckets.iter().zip(marks).filter(|(_, mark)| is_lost(mark)).map(|(bucket, _)| *bucket));
+        let is_lost = |given: &redis::Value| redis::from_redis_value_ref(given) != Ok(false);
+        lost.extend(buckets.iter().zip(given).filter(|(_, given)| is_lost(given)).map(|(bucket, _)| *bucket));
     }
     reply
 }

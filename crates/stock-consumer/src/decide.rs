@@ -1,6 +1,6 @@
 //! Deciding: drain a batch, fold it, publish all outcomes, await the acknowledgements, then tell states and view.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ use crate::worker::Desk;
 /// How long a poll waits for the first record of a batch. The loop turns at least this often.
 const POLL: Duration = Duration::from_millis(100);
 const ACKNOWLEDGEMENT_POLL: Duration = Duration::from_secs(1);
+/// The log's end is asked for so often at most.
+const ASK_FOR_END: Duration = Duration::from_secs(1);
 
 /// A partition while it is being decided.
 pub(crate) struct Line<'a> {
@@ -35,14 +37,23 @@ pub(crate) struct Line<'a> {
     view: View,
     brake: Brake,
     next_src: Offset,
+    end: LogEnd,
+}
+
+/// The end of the claims log, as it was told last.
+struct LogEnd {
+    offset: i64,
+    asked: Option<Instant>,
 }
 
 /// What a batch left behind.
 #[derive(Default)]
 struct Decided {
-    touched: Vec<CouponId>,
-    /// The same.
-    seen: HashSet<CouponId>,
+    /// Coupons, and how many records spoke of each.
+    touched: Vec<(CouponId, u32)>,
+    /// Where each of them stands.
+    places: HashMap<CouponId, usize>,
+    records: u32,
     deferrals: Vec<ClaimAnswer>,
     appended_at_ms: Vec<i64>,
 }
@@ -60,6 +71,7 @@ impl<'a> Line<'a> {
             ledger,
             desk,
             next_src,
+            end: LogEnd { offset: 0, asked: None },
         }
     }
 
@@ -79,10 +91,12 @@ impl<'a> Line<'a> {
     pub(crate) fn turn(&mut self) -> Result<(), Interrupted> {
         let (records, halt) = self.drain()?;
         let batch_records_max = self.desk.shared.context.config.decide.batch_records_max;
-        self.view.line_is_backed_up(records.len() >= usize::try_from(batch_records_max).unwrap_or(1));
+        let is_backed_up = records.len() >= usize::try_from(batch_records_max).unwrap_or(1);
+        self.view.line_is_backed_up(is_backed_up);
         if !records.is_empty() {
             let decided = self.decide(records)?;
-            self.settle(&decided);
+            let waiting = if is_backed_up { self.waiting() } else { 0 };
+            self.settle(&decided, waiting);
         }
         if let Some(halt) = halt {
             return Err(halt.into());
@@ -236,8 +250,23 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// The batch is durable: now others may hear of it.
-    fn settle(&mut self, decided: &Decided) {
+    /// About how many records wait in line. The log's end is asked for where what was known of it is reached; nothing depends on the answer but how the view is
+    /// laid out, so none is no trouble.
+    fn waiting(&mut self) -> u64 {
+        let is_due = self.end.asked.is_none_or(|asked| asked.elapsed() >= ASK_FOR_END);
+        if self.end.offset <= self.next_src.number() && is_due {
+            self.end.asked = Some(Instant::now());
+            match self.reader.bounds(self.desk.partition().number()) {
+                Ok(bounds) => self.end.offset = bounds.end,
+                Err(error) => tracing::debug!("the end of the claims log was not told: {error}"),
+            }
+        }
+        u64::try_from(self.end.offset - self.next_src.number()).unwrap_or(0)
+    }
+
+    /// The batch is durable: now others may hear of it. Behind it so many records wait in line, of which each coupon is thought to have as large a share as of the
+    /// batch.
+    fn settle(&mut self, decided: &Decided, waiting: u64) {
         let shared = self.desk.shared;
         let now = shared.context.clock.now().ms();
         for appended_at in &decided.appended_at_ms {
@@ -245,8 +274,12 @@ impl<'a> Line<'a> {
             shared.metrics.claim_to_decided_seconds.observe(elapsed.as_secs_f64());
         }
         shared.metrics.watermark("outcomes", self.desk.partition(), self.next_src.number());
-        self.states.touched(&decided.touched);
-        self.view.advance(&self.ledger.lock(), &decided.touched, &decided.deferrals);
+        self.states.touched(decided.touched.iter().map(|(coupon_id, _)| *coupon_id));
+        let with_share = decided.touched.iter().map(|(coupon_id, records)| {
+            let share = waiting.saturating_mul((*records).into()) / u64::from(decided.records.max(1));
+            (*coupon_id, u32::try_from(share).unwrap_or(u32::MAX))
+        });
+        self.view.advance(&self.ledger.lock(), with_share, &decided.deferrals);
     }
 }
 
@@ -275,6 +308,7 @@ fn lost(error: &AppendError) -> Interrupted {
 
 impl Decided {
     fn note(&mut self, outcome: &Outcome) {
+        self.records += 1;
         if outcome.appended_at != UNDATED {
             self.appended_at_ms.push(outcome.appended_at.ms());
         }
@@ -282,8 +316,16 @@ impl Decided {
             return;
         };
         // Mostly it is the same one again.
-        if self.touched.last() != Some(&coupon_id) && self.seen.insert(coupon_id) {
-            self.touched.push(coupon_id);
+        match self.touched.last_mut() {
+            Some((last, records)) if *last == coupon_id => *records += 1,
+            _ => {
+                let next = self.touched.len();
+                let place = *self.places.entry(coupon_id).or_insert(next);
+                match self.touched.get_mut(place) {
+                    Some((_, records)) => *records += 1,
+                    None => self.touched.push((coupon_id, 1)),
+                }
+            }
         }
         self.deferrals
             .extend(ClaimAnswer::of(outcome).filter(|answer| !answer.is_final && answer.code.is_deferral()));

@@ -67,7 +67,7 @@ impl<'a> StatePublisher<'a> {
     }
 
     /// Records spoke of these coupons.
-    pub(crate) fn touched(&mut self, coupons: &[CouponId]) {
+    pub(crate) fn touched(&mut self, coupons: impl IntoIterator<Item = CouponId>) {
         self.changed.extend(coupons);
     }
 

@@ -1,8 +1,9 @@
 //! Refreshing the Redis view, by a task of its own: nothing here slows a decision.
 //!
 //! The worker says how far each coupon is durable; the task reads "ranks a to b" from the ledger and writes them. Nothing is queued but
-//! deferrals, so a Redis that is away for long costs only the catching up. While claims wait in line the task rests after each write, [`REST`] times as long
-//! as Redis took: they are waited for by people, the view is not, and its work takes as much of a machine as theirs.
+//! deferrals, so a Redis that is away for long costs only the catching up. While claims wait in line they come first, since people wait for them, and the view's work
+//! takes as much of a machine as theirs: the task then rests after each write, [`REST`] times as long as Redis took, and waits, [`BULK_WAIT`] at most, until there is
+//! enough for a bulk.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -24,9 +25,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::worker::{Desk, Shared};
 
-/// How long the task rests while claims wait in line, in times that Redis took for the write before. Three let decisions be a few percent faster where Redis shares their
-/// cores, and the view most of a second later after a million of them.
-const REST: u32 = 1;
+/// How long the task rests while claims wait in line, in times that Redis took for the write before.
+const REST: u32 = 3;
+
+/// How long the task waits for a bulk while claims wait in line.
+const BULK_WAIT: Duration = Duration::from_secs(1);
 
 /// Buckets of a view that are looked at each time it is compared: one after the other all of them are.
 const LOOKED_AT: u32 = 1_000;
@@ -124,12 +127,17 @@ impl View {
         }
     }
 
-    /// A batch is durable. `ledger` holds nothing that is not.
-    pub(crate) fn advance(&self, ledger: &Ledger, touched: &[CouponId], deferrals: &[ClaimAnswer]) {
+    /// A batch is durable. `ledger` holds nothing that is not; `touched` says how many more claims of each coupon are thought to wait in line.
+    pub(crate) fn advance(
+        &self,
+        ledger: &Ledger,
+        touched: impl IntoIterator<Item = (CouponId, u32)>,
+        deferrals: &[ClaimAnswer],
+    ) {
         let mut wanted = self.board.wanted.lock();
         wanted.next_src = Some(ledger.next_src());
-        for coupon_id in touched {
-            wanted.aim(ledger, *coupon_id);
+        for (coupon_id, ahead) in touched {
+            wanted.aim(ledger, coupon_id, ahead);
         }
         wanted.deferrals.extend(deferrals);
         while wanted.deferrals.len() > self.deferrals_max {
@@ -153,7 +161,7 @@ impl View {
         wanted.next_src = Some(ledger.next_src());
         let coupons: Vec<CouponId> = ledger.coupons().map(|state| state.coupon_id).collect();
         for coupon_id in coupons {
-            wanted.aim(ledger, coupon_id);
+            wanted.aim(ledger, coupon_id, 0);
         }
         drop(wanted);
         self.board.changed.notify_one();
@@ -174,7 +182,7 @@ impl View {
         wanted.next_src = Some(ledger.next_src());
         let rest = self.to_compare.len().saturating_sub(self.share);
         for coupon_id in self.to_compare.drain(rest..) {
-            wanted.aim(&ledger, coupon_id);
+            wanted.aim(&ledger, coupon_id, 0);
         }
         drop(wanted);
         self.board.changed.notify_one();
@@ -182,7 +190,7 @@ impl View {
 }
 
 impl Wanted {
-    fn aim(&mut self, ledger: &Ledger, coupon_id: CouponId) {
+    fn aim(&mut self, ledger: &Ledger, coupon_id: CouponId, ahead: u32) {
         let Some(state) = ledger.coupon(coupon_id) else {
             return;
         };
@@ -193,7 +201,8 @@ impl Wanted {
             }
             return;
         }
-        let durable = Durable { next_src: ledger.next_src(), settled: ledger.settled_count(coupon_id) };
+        let settled = ledger.settled_count(coupon_id);
+        let durable = Durable { next_src: ledger.next_src(), settled, ahead };
         self.coupons.insert(coupon_id, Target { durable, counts: CouponCounts::from(state) });
     }
 }
@@ -221,6 +230,8 @@ struct Known {
     target: Target,
     /// When its buckets were last looked at.
     looked: Instant,
+    /// When it was last brought up.
+    written: Instant,
     found: Found,
 }
 
@@ -234,24 +245,39 @@ struct Found {
     bulk: Option<(Bulk, Vec<u32>)>,
 }
 
+/// How bringing up a view ended.
+enum BroughtUp {
+    /// It reflects its target.
+    Done,
+    /// It will, once there is enough for a bulk.
+    Waits,
+    /// Redis gave no answer.
+    Unanswered,
+}
+
 impl Task {
     async fn run(mut self) {
         loop {
             let Work { next_src, targets, mut deferrals, retired } = self.take_work();
-            let mut trouble = false;
+            let (mut trouble, mut waits) = (false, false);
             for coupon_id in retired {
                 trouble |= !self.forget(coupon_id).await;
             }
             for (coupon_id, target) in targets {
                 let deferred = deferrals.remove(&coupon_id).unwrap_or_default();
-                if !self.bring_up(coupon_id, target, deferred).await {
-                    trouble = true;
-                    self.board.wanted.lock().coupons.entry(coupon_id).or_insert(target);
+                match self.bring_up(coupon_id, target, deferred).await {
+                    BroughtUp::Done => continue,
+                    BroughtUp::Waits => waits = true,
+                    BroughtUp::Unanswered => trouble = true,
                 }
+                self.board.wanted.lock().coupons.entry(coupon_id).or_insert(target);
             }
             self.show_watermark(next_src);
             if trouble {
                 tokio::time::sleep(BACK_OFF).await;
+            } else if waits {
+                // In time for the next bulk, or for the end of the wait.
+                drop(tokio::time::timeout(BULK_WAIT, self.board.changed.notified()).await);
             } else {
                 self.board.changed.notified().await;
             }
@@ -269,33 +295,45 @@ impl Task {
         Work { next_src: wanted.next_src, targets, deferrals, retired: std::mem::take(&mut wanted.retired) }
     }
 
-    /// Writes until the coupon's view reflects its target, each write spelled out while the one before is under way. False: Redis gave no answer.
+    /// Writes until the coupon's view reflects its target, each write spelled out while the one before is under way.
     async fn bring_up(
         &mut self,
         coupon_id: CouponId,
         target: Target,
         mut deferrals: Vec<ClaimAnswer>,
-    ) -> bool {
+    ) -> BroughtUp {
         let known = self.syncs.remove(&coupon_id);
         if self.shared.context.clock.now() >= self.shared.view_writer.expires_at(target.counts.closes_at) {
-            return true;
+            return BroughtUp::Done;
         }
         let mut known = match known {
             Some(known) => known,
             None => match self.look(coupon_id, &target).await {
-                Some(sync) => Known { sync, target, looked: long_ago(), found: Found::default() },
-                None => return false,
+                Some(sync) => {
+                    let found = Found::default();
+                    Known { sync, target, looked: long_ago(), written: Instant::now(), found }
+                }
+                None => return BroughtUp::Unanswered,
             },
         };
         known.target = target;
         let (shared, mut ahead) = (Arc::clone(&self.shared), None);
         let quiet = Duration::from_millis(self.shared.context.config.decide.refresh_interval_ms.into());
-        let mut answered = true;
-        loop {
+        let ended = loop {
             // A view that reflects everything is still compared now and then: it, or some of its buckets, may have been lost meanwhile.
             let looks = known.looked.elapsed() >= quiet / 2;
-            if known.sync.is_current(target.durable) && deferrals.is_empty() && !looks {
-                break;
+            if deferrals.is_empty() && !looks {
+                if known.sync.is_current(target.durable) {
+                    known.written = Instant::now();
+                    break BroughtUp::Done;
+                }
+                let is_backed_up = self.board.is_backed_up.load(Ordering::Relaxed);
+                if is_backed_up
+                    && known.written.elapsed() < BULK_WAIT
+                    && known.sync.may_become_bulk(target.durable, BULK)
+                {
+                    break BroughtUp::Waits;
+                }
             }
             let started = Instant::now();
             let (step, prepared) = match ahead.take().filter(|_| !looks) {
@@ -316,10 +354,7 @@ impl Task {
             self.count(&known.sync, &step, &reply, started);
             known.sync.answered(&step, target.durable, &reply);
             match &reply {
-                Reply::Unknown => {
-                    answered = false;
-                    break;
-                }
+                Reply::Unknown => break BroughtUp::Unanswered,
                 Reply::Found(_) => tracing::warn!(coupon.id = %coupon_id, partition = %self.partition,
                     "the view was lost or put back; it is pushed anew"),
                 Reply::Written(lost) if !lost.is_empty() => tracing::warn!(coupon.id = %coupon_id,
@@ -332,9 +367,9 @@ impl Task {
             if self.board.is_backed_up.load(Ordering::Relaxed) {
                 tokio::time::sleep(took * REST).await;
             }
-        }
+        };
         self.syncs.insert(coupon_id, known);
-        answered
+        ended
     }
 
     /// Where the view of a coupon stands that this task has not written yet. A view that is true up to some earlier offset is brought up

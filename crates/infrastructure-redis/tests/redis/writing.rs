@@ -161,7 +161,7 @@ async fn a_view_far_behind_is_brought_up_in_bulk() {
         })
         .collect();
     let all: Vec<_> = answers.iter().map(|answer| answer.claim_id).collect();
-    let at = |rank: u32| Durable { next_src: Offset::new(rank.into()).unwrap(), settled: rank };
+    let at = |rank: u32| Durable { next_src: Offset::new(rank.into()).unwrap(), settled: rank, ahead: 0 };
     let limits = StepLimits { claims: 400, looked_at: 0, bulk: 2_000 };
     let (mut sync, mut bulks, mut id) = (ViewSync::lost(), 0, 0);
     for durable in [at(40), at(3_000)] {
@@ -203,7 +203,7 @@ async fn a_bulk_heals_no_bucket_that_was_lost() {
     let [ann, bob] = answers.map(|answer| answer.claim_id);
     let two = Step { buckets: 2..2, lays: vec![0, 1], ..step(None, 5) };
     assert_eq!(view.run(coupon, &two, &[]).await, written());
-    let target = Durable { next_src: Offset::new(9).unwrap(), settled: 3 };
+    let target = Durable { next_src: Offset::new(9).unwrap(), settled: 3, ahead: 0 };
     let bulk = Some((Bulk { from_rank: 0, target, buckets: 2 }, 0..2));
     let leaves = ViewWatermark::InBulk { next_src: Offset::new(5).unwrap(), step_id: PushId(1) };
     let of = async |claim_id| {
