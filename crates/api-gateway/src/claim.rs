@@ -55,7 +55,7 @@ async fn press(
     let _place = desk.in_flight.take().ok_or_else(|| {
         Problem::new(Code::Overloaded, "as many claims as this process takes are under way")
     })?;
-    let caller = desk.caller(request)?;
+    let caller = desk.caller(request).await?;
     without_fields(body, desk.context.config.http.body_bytes_max)?;
     let coupon_id = parse_coupon(path)?;
     let known = desk.known_coupon(coupon_id)?;

@@ -37,7 +37,7 @@ pub struct Config {
     /// PostgreSQL.
     pub postgres: PostgresSection,
     /// Tokens.
-    pub auth: GatewayAuthSection,
+    pub auth: AuthSection,
     /// The secrets behind claim ids and coupon codes.
     pub keys: GatewayKeysSection,
     /// Taking claims.
@@ -64,65 +64,11 @@ impl Default for Config {
             kafka: KafkaSection::default(),
             redis: RedisSection::default(),
             postgres: PostgresSection::default(),
-            auth: GatewayAuthSection::default(),
+            auth: AuthSection::default(),
             keys: GatewayKeysSection::default(),
             claims: ClaimsSection::default(),
             wallet: WalletSection::default(),
         }
-    }
-}
-
-/// The `auth` section: users' tokens as everywhere, and operators' own audience.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GatewayAuthSection {
-    /// File with the public keys that may have signed tokens, as a JWK set (RFC 7517): RS256, ES256 and EdDSA, found by their `kid`.
-    pub jwks_file: Option<PathBuf>,
-    /// Secret of HS256 tokens, for dev. Either this or `jwks_file`.
-    pub hs256_secret: Option<String>,
-    /// File with it.
-    pub hs256_secret_file: Option<PathBuf>,
-    /// The `iss` that tokens must have.
-    pub issuer: String,
-    /// The `aud` that users' tokens must have.
-    pub audience: String,
-    /// The `aud` that operators' tokens must have; another one than users'.
-    pub admin_audience: String,
-    /// How far clocks may be apart when `exp` and `nbf` are looked at, in s.
-    pub leeway_s: u32,
-}
-
-impl Default for GatewayAuthSection {
-    fn default() -> Self {
-        let AuthSection { jwks_file, hs256_secret, hs256_secret_file, issuer, audience, leeway_s } =
-            AuthSection::default();
-        let admin_audience = "firstcome-admin".to_owned();
-        Self { jwks_file, hs256_secret, hs256_secret_file, issuer, audience, admin_audience, leeway_s }
-    }
-}
-
-impl GatewayAuthSection {
-    /// The part that is the same in all services that take users' tokens.
-    #[must_use]
-    pub fn users(&self) -> AuthSection {
-        AuthSection {
-            jwks_file: self.jwks_file.clone(),
-            hs256_secret: self.hs256_secret.clone(),
-            hs256_secret_file: self.hs256_secret_file.clone(),
-            issuer: self.issuer.clone(),
-            audience: self.audience.clone(),
-            leeway_s: self.leeway_s,
-        }
-    }
-
-    fn problems(&self, production: bool) -> Vec<(String, String)> {
-        let mut problems = self.users().problems(production);
-        if self.admin_audience.is_empty() || self.admin_audience == self.audience {
-            let problem =
-                "must be set, and another one than auth.audience: else users' tokens open the admin API";
-            problems.push(("auth.admin_audience".to_owned(), problem.to_owned()));
-        }
-        problems
     }
 }
 
@@ -223,6 +169,7 @@ impl ServiceConfig for Config {
             self.redis.problems(production),
             self.postgres.problems(production),
             self.auth.problems(production),
+            self.auth.admin_problems(production),
         ];
         problems.extend(sections.into_iter().flatten().map(|(path, problem)| Problem { path, problem }));
         problems.extend(self.keys.ring().err().into_iter().flatten());

@@ -45,7 +45,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.caller(&request)?;
+    desk.caller(&request).await?;
     let known = desk.known_coupon(parse_coupon(&path)?)?;
     let (state, definition) = (&known.state, &known.state.definition);
     let (expires_at, expires_after_days) = spell_expiry(definition.expiry());
@@ -112,7 +112,7 @@ pub(crate) async fn mine(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let caller = desk.caller(&request)?;
+    let caller = desk.caller(&request).await?;
     let known = desk.known_coupon(parse_coupon(&path)?)?;
     let claims = own_claims(&desk, &known.state, &caller.user_id, idempotency_key(&request)?)?;
     let answers = desk.prefilter(&claims, Asks::Answers).await.map(|view| view.answers).unwrap_or_default();

@@ -134,23 +134,23 @@ impl Desk {
     }
 
     /// The caller of a request that PostgreSQL answers, and its place among those that may be under way.
-    pub(crate) fn owner(&self, request: &HttpRequest) -> Result<(UserId, Place), Problem> {
+    pub(crate) async fn owner(&self, request: &HttpRequest) -> Result<(UserId, Place), Problem> {
         let place = self.wallet_requests.take().ok_or_else(|| {
             Problem::new(Code::Overloaded, "as many requests for wallets as this process takes are under way")
         })?;
-        Ok((self.caller(request)?.user_id, place))
+        Ok((self.caller(request).await?.user_id, place))
     }
 
     /// The caller, if they have not asked too often.
-    pub(crate) fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
-        let caller = self.verifier.caller(request)?;
+    pub(crate) async fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
+        let caller = self.verifier.caller(request).await?;
         self.rates.admit(&caller.user_id)?;
         Ok(caller)
     }
 
     /// The operator who asks, if they may do this.
-    pub(crate) fn operator(&self, request: &HttpRequest, scope: Scope) -> Result<Operator, Problem> {
-        let operator = self.admin_verifier.operator(request)?;
+    pub(crate) async fn operator(&self, request: &HttpRequest, scope: Scope) -> Result<Operator, Problem> {
+        let operator = self.admin_verifier.operator(request).await?;
         operator.demand(scope)?;
         Ok(operator)
     }

@@ -37,7 +37,7 @@ use infrastructure_kafka::{Connection, Producer, ProducerPurpose, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
 use service_runtime::topics_watch::TopicsWatch;
-use service_runtime::{Context, Ended, Limits, Service, preflight};
+use service_runtime::{Context, Ended, Issuers, Limits, Service, TokensOf, preflight};
 
 pub use config::Config;
 pub use desk::NAME;
@@ -77,6 +77,7 @@ impl Service for ApiGateway {
         let (keys, active_key) =
             config.keys.ring().map_err(|_| Ended::Refused("the keys cannot be used".to_owned()))?;
         service_runtime::metrics::keys(&context.metrics, &keys);
+        let issuers = Issuers::start(&context, &config.auth, TokensOf::UsersAndOperators)?;
         let connection = Connection::new(config.kafka.clone(), NAME, metrics.kafka.clone());
         if !preflight::await_topics(&context, &connection, production).await? {
             return Ok(());
@@ -98,9 +99,8 @@ impl Service for ApiGateway {
         let pool = Pool::new(&config.postgres).map_err(fatal)?;
         limits.pool(&pool);
         let desk = Data::new(Desk {
-            verifier: UserVerifier::new(&config.auth.users()).map_err(Ended::Configuration)?,
-            admin_verifier: AdminVerifier::new(&config.auth.users(), &config.auth.admin_audience)
-                .map_err(Ended::Configuration)?,
+            verifier: UserVerifier::new(&config.auth, issuers.users.clone()),
+            admin_verifier: AdminVerifier::new(&config.auth, issuers.users, issuers.operators),
             view: ViewReader::new(&config.redis, metrics.redis.clone()).map_err(fatal)?,
             pool,
             appender: Appender {

@@ -47,7 +47,7 @@ async fn redeem(
     desk: &Desk,
     body: Result<Bytes, actix_web::Error>,
 ) -> Result<HttpResponse, Problem> {
-    let (user_id, _place) = desk.owner(request)?;
+    let (user_id, _place) = desk.owner(request).await?;
     let claim_id: ClaimId = path.parse().map_err(|error| Problem::invalid("claim_id", error))?;
     let redemption = Redemption {
         claim_id,

@@ -41,7 +41,7 @@ pub(crate) async fn get(
     page: Result<Query<PageRequest>, actix_web::Error>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let (user_id, _place) = desk.owner(&request)?;
+    let (user_id, _place) = desk.owner(&request).await?;
     let page = page.map_err(|error| Problem::invalid("query", error))?.into_inner();
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {

@@ -10,9 +10,11 @@ use actix_web::HttpRequest;
 use actix_web::web::{self, Data};
 use anyhow::{Context, Result, ensure};
 use coupon_domain::KeyRing;
+use infrastructure_http::auth::{IssuerKeys, KeyMetrics, Words};
 use infrastructure_http::listener::Observer;
 use infrastructure_http::{AccessLog, AuthSection, Farewell, HttpSection, Problem, UserVerifier, listener};
 use local_stack::{Credentials, PortLease, PortWish};
+use prometheus::{Gauge, IntCounter, IntGauge};
 use serde::{Deserialize, Serialize};
 use service_runtime::{Metrics, catalogue};
 use tokio::net::TcpStream;
@@ -43,7 +45,7 @@ impl BareRoute {
             auth: AuthSection {
                 hs256_secret: Some(credentials.jwt_secret.clone()),
                 issuer: credentials.jwt_issuer.clone(),
-                audience: credentials.jwt_audience.clone(),
+                audience: Words::of([&credentials.jwt_audience]),
                 ..AuthSection::default()
             },
         };
@@ -75,8 +77,15 @@ pub(crate) fn serve() -> Result<()> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let settings: Settings = serde_json::from_str(&line).context("the settings on standard input")?;
-    let verifier = Data::new(UserVerifier::new(&settings.auth).map_err(anyhow::Error::msg)?);
     let metrics = Metrics::new("bare-route");
+    let key_metrics = KeyMetrics {
+        keys: IntGauge::new("keys", "keys")?,
+        read_at: Gauge::new("read_at", "when they were read")?,
+        read: IntCounter::new("read", "readings")?,
+        failed: IntCounter::new("failed", "readings")?,
+    };
+    let keys = IssuerKeys::of_users(&settings.auth, key_metrics).map_err(anyhow::Error::msg)?;
+    let verifier = Data::new(UserVerifier::new(&settings.auth, keys));
     let observer = Observer {
         request_seconds: metrics.histograms(&catalogue::HTTP_REQUEST_SECONDS),
         access: AccessLog::new(&KeyRing::default()),
@@ -99,6 +108,6 @@ pub(crate) fn serve() -> Result<()> {
 }
 
 async fn ok(request: HttpRequest, verifier: Data<UserVerifier>) -> Result<&'static str, Problem> {
-    verifier.caller(&request)?;
+    verifier.caller(&request).await?;
     Ok("ok")
 }

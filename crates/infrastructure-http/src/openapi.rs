@@ -27,7 +27,7 @@ pub const API_VERSION: &str = "1";
 
 /// Name of the scheme for tokens of `auth.audience`.
 const USER: &str = "user";
-/// Name of the scheme for tokens of `auth.admin_audience`.
+/// Name of the scheme for tokens of `auth.admin.audience`.
 const OPERATOR: &str = "operator";
 /// Name of the scheme for a claim's own token.
 const STREAM_TOKEN: &str = "stream_token";

@@ -225,6 +225,11 @@ pub trait Supervised {
         self.supervisor().signal_tree(Signal::CONT)
     }
 
+    /// Tells the process that its terminal is gone (SIGHUP), which services take for the wish to read files again.
+    fn hang_up(&self) -> Result<(), Error> {
+        self.supervisor().signal_tree(Signal::HUP)
+    }
+
     /// The file with everything it printed.
     fn log(&self) -> PathBuf {
         self.supervisor().launch.log.clone()

@@ -26,7 +26,7 @@ pub(crate) async fn get(
     parameters: Query<Parameters>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let question = question(&request, &path, parameters.after, &desk)?;
+    let question = question(&request, &path, parameters.after, &desk).await?;
     let settings = &desk.context.config.notify;
     let wait = wait_preference(&request, Duration::from_secs(settings.wait_s_max.into()))?;
     let view = match wait.filter(|wait| !wait.is_zero()) {
@@ -77,8 +77,13 @@ async fn wait_for_answer(desk: &Desk, question: Question, wait: Duration) -> Res
 }
 
 /// What is asked of the claim that the path names, if it is the caller's own. Somebody else's is as unknown as one that never was.
-fn question(request: &HttpRequest, path: &str, after: Option<i64>, desk: &Desk) -> Result<Question, Problem> {
-    let caller = desk.verifier.caller(request)?;
+async fn question(
+    request: &HttpRequest,
+    path: &str,
+    after: Option<i64>,
+    desk: &Desk,
+) -> Result<Question, Problem> {
+    let caller = desk.verifier.caller(request).await?;
     desk.rates.admit(&caller.user_id)?;
     let claim_id = parse_claim(path)?;
     if !desk.keys.owns(&claim_id, &caller.user_id) {

@@ -40,7 +40,7 @@ pub(crate) async fn stream(
     parameters: Query<Parameters>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let question = admit(&request, &parameters, parse_claim(&path)?, &desk)?;
+    let question = admit(&request, &parameters, parse_claim(&path)?, &desk).await?;
     if desk.context.shutdown.is_requested() {
         return Err(Problem::new(Code::ShuttingDown, "this process is about to end; try again"));
     }
@@ -66,7 +66,7 @@ pub(crate) async fn stream(
 }
 
 /// Lets in the claim's own user, or whoever holds its stream token, which carries the ticket.
-fn admit(
+async fn admit(
     request: &HttpRequest,
     parameters: &Parameters,
     claim_id: ClaimId,
@@ -78,7 +78,7 @@ fn admit(
         desk.rates.admit(&claim_id)?;
         return Ok(Question { claim_id, user_id: None, ticket: token.ticket_offset });
     }
-    let caller = desk.verifier.caller(request)?;
+    let caller = desk.verifier.caller(request).await?;
     desk.rates.admit(&caller.user_id)?;
     if desk.keys.owns(&claim_id, &caller.user_id) {
         Ok(Question { claim_id, user_id: Some(caller.user_id), ticket: None })

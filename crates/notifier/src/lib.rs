@@ -28,7 +28,7 @@ use infrastructure_kafka::{Connection, Topic};
 use infrastructure_postgres::Pool;
 use infrastructure_redis::ViewReader;
 use prometheus::Histogram;
-use service_runtime::{Context, Ended, Limit, Limits, Service, preflight};
+use service_runtime::{Context, Ended, Issuers, Limit, Limits, Service, TokensOf, preflight};
 
 pub use config::Config;
 
@@ -77,6 +77,7 @@ impl Service for Notifier {
         let limits = Limits::new(&context.metrics);
         let keys = config.keys.ring().map_err(|_| Ended::Refused("the keys cannot be used".to_owned()))?;
         service_runtime::metrics::keys(&context.metrics, &keys);
+        let issuers = Issuers::start(&context, &config.auth, TokensOf::Users)?;
         let connection = Connection::new(config.kafka.clone(), NAME, metrics.kafka.clone());
         if !preflight::await_topics(&context, &connection, production).await? {
             return Ok(());
@@ -122,7 +123,7 @@ impl Service for Notifier {
         );
         let access = AccessLog::new(&keys);
         let desk = Data::new(Desk {
-            verifier: UserVerifier::new(&config.auth).map_err(Ended::Configuration)?,
+            verifier: UserVerifier::new(&config.auth, issuers.users),
             streams: limits.limit("sse_streams", config.notify.streams_max),
             context: context.clone(),
             keys,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::config::{self, ServiceConfig};
@@ -19,7 +19,7 @@ use crate::logs;
 use crate::metrics::Metrics;
 use crate::ops_server::{self, Ops};
 use crate::sections::LogFormat;
-use crate::shutdown::{Shutdown, next_signal};
+use crate::shutdown::{Shutdown, next_signal, reload_on_hangup};
 use crate::task::Tasks;
 use crate::trace::Tracer;
 
@@ -60,6 +60,8 @@ pub struct Context<C> {
     pub clock: Clock,
     /// The wish to end.
     pub shutdown: Shutdown,
+    /// Counts the wishes (SIGHUP) that files be read again.
+    pub reloads: watch::Sender<u64>,
     /// Starts tasks and threads.
     pub tasks: Tasks,
     /// Makes spans.
@@ -76,6 +78,7 @@ impl<C> Clone for Context<C> {
             booted: Arc::clone(&self.booted),
             clock: self.clock.clone(),
             shutdown: self.shutdown.clone(),
+            reloads: self.reloads.clone(),
             tasks: self.tasks.clone(),
             tracer: self.tracer.clone(),
         }
@@ -184,6 +187,7 @@ fn start<S: Service>(settings: S::Config, printed: &str) -> Result<(), Ended> {
         health,
         clock: Clock::system(),
         shutdown: Shutdown::default(),
+        reloads: watch::Sender::new(0),
         tasks,
         tracer,
         config: Arc::new(settings),
@@ -219,6 +223,9 @@ async fn supervise<S: Service>(
     mut ends: mpsc::Receiver<Ended>,
     drain_ms_max: u32,
 ) -> Result<(), Ended> {
+    // Before anything else: a signal that nobody waits for yet would end the process.
+    reload_on_hangup(&context.tasks, context.reloads.clone())
+        .map_err(|error| Ended::Fatal(format!("no signal handlers: {error}")))?;
     let running = S::run(context.clone());
     tokio::pin!(running);
     let signal = tokio::select! {

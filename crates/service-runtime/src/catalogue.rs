@@ -145,6 +145,9 @@ use Kind::{Counter, Gauge, Histogram};
 catalogue! {
     BUILD_INFO = "build_info" Gauge, ["version"], "GSWNR", "1, with the release as label";
     KEY_INFO = "key_info" Gauge, ["key", "fingerprint"], "GWN", "1 for every key held, with a fingerprint that reveals nothing of it";
+    AUTH_KEYS = "auth_keys" Gauge, ["of"], "GN", "Public keys of the issuer that count, of users and of operators where they have their own";
+    AUTH_KEYS_TIMESTAMP_SECONDS = "auth_keys_timestamp_seconds" Gauge, ["of"], "GN", "When they were last read, in seconds since the epoch";
+    AUTH_KEY_READINGS_TOTAL = "auth_key_readings_total" Counter, ["of", "result"], "GN", "Readings of the issuer's keys: read, failed (those that were read last stay)";
     READY = "ready" Gauge, [], "GSWNR", "1 while /readyz answers 200";
     START_TIMESTAMP_SECONDS = "start_timestamp_seconds" Gauge, [], "GSWNR", "When the process started, in seconds since the epoch";
     LOOP_TURN_TIMESTAMP_SECONDS = "loop_turn_timestamp_seconds" Gauge, ["loop"], "GSWNR", "When a loop last turned, in seconds since the epoch: what /livez reads";

@@ -1,10 +1,13 @@
-//! Ending in order: a signal asks for it once; a second one ends the process at once.
+//! Ending in order: a signal asks for it once; a second one ends the process at once. SIGHUP ends nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::task::Tasks;
 
 /// The wish to end, shared by everything in the process.
 #[derive(Clone, Debug, Default)]
@@ -49,4 +52,19 @@ pub(crate) async fn next_signal() -> std::io::Result<i32> {
         _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
         _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
     })
+}
+
+/// Counts every SIGHUP from now on.
+///
+/// # Errors
+/// The system gives no signal handlers.
+pub(crate) fn reload_on_hangup(tasks: &Tasks, reloads: watch::Sender<u64>) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tasks.spawn("reload", async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: files of keys are read again; other settings need a restart");
+            reloads.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(())
 }

@@ -97,7 +97,7 @@ pub(crate) async fn post(
     body: Result<Bytes, actix_web::Error>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let operator = desk.operator(&request, Scope::WriteCoupons)?;
+    let operator = desk.operator(&request, Scope::WriteCoupons).await?;
     let (coupon_id, kind) = (parse_coupon(&path.0)?, parse_kind(&path.1)?);
     let idempotency_key = required_idempotency_key(&request)?;
     let expected_version = expected_version(&request)?;
@@ -135,7 +135,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.operator(&request, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons).await?;
     let command_id: CommandId = path.parse().map_err(|error| Problem::invalid("command_id", error))?;
     let wait = wait_preference(&request, WAIT_MAX)?.unwrap_or(Duration::ZERO);
     let view = desk.await_answer(command_id, wait).await;

@@ -52,7 +52,7 @@ pub(crate) async fn create(
     body: Json<DraftRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    let operator = desk.operator(&request, Scope::WriteCoupons)?;
+    let operator = desk.operator(&request, Scope::WriteCoupons).await?;
     let idempotency_key = required_idempotency_key(&request)?;
     let definition = body.into_inner().check(&desk).map_err(wrong_fields)?;
     let draft = new_draft(&desk, &definition, operator.user_id, idempotency_key)?;
@@ -294,7 +294,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.operator(&request, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons).await?;
     let coupon_id = parse_coupon(&path)?;
     if let Some(known) = desk.states.get(coupon_id) {
         return Ok(of_state(&desk, &known).response());
@@ -342,7 +342,7 @@ pub(crate) async fn list(
     page: Query<PageRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.operator(&request, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons).await?;
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(Problem::invalid("limit", format!("must be 1..={PAGE_MAX}")));

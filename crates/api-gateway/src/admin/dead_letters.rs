@@ -59,7 +59,7 @@ pub(crate) async fn list(
     asked: Query<ListRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.operator(&request, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons).await?;
     let limit = asked.limit.unwrap_or(SHOWN);
     if !(1..=SHOWN_MAX).contains(&limit) {
         return Err(Problem::invalid("limit", format!("must be 1..={SHOWN_MAX}")));

@@ -59,7 +59,7 @@ pub(crate) async fn list(
     page: Query<PageRequest>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.operator(&request, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons).await?;
     let coupon_id = parse_coupon(&path)?;
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {

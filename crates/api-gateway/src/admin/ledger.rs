@@ -54,7 +54,7 @@ pub(crate) async fn get(
     path: Path<String>,
     desk: Data<Desk>,
 ) -> Result<HttpResponse, Problem> {
-    desk.operator(&request, Scope::ReadCoupons)?;
+    desk.operator(&request, Scope::ReadCoupons).await?;
     let coupon_id = parse_coupon(&path)?;
     let place = desk.log_reads.take().ok_or_else(|| {
         Problem::new(Code::Overloaded, "as many ledgers as this process takes are being counted")

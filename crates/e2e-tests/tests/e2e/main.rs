@@ -17,6 +17,7 @@ mod granted_stored_pushed;
 mod halted_line;
 mod halted_tail;
 mod idle_past_retention;
+mod issuer_rotates;
 mod kafka_stopped;
 mod key_missing;
 mod killed_in_a_burst;
@@ -120,6 +121,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("the_spans_of_a_press_arrive_at_a_collector_as_one_trace", spans::scenario),
     ("no_line_of_any_log_tells_who_or_what_nobody_may_know", logs_tell_nobody::scenario),
     ("a_claim_is_taken_with_a_signed_token_and_no_shared_secret", signed_tokens::scenario),
+    ("an_issuers_keys_are_found_followed_and_kept", issuer_rotates::scenario),
     ("bad_requests_are_refused_by_name_and_nothing_is_appended", bad_requests::scenario),
     ("every_answer_is_one_that_the_served_document_describes", described::scenario),
     ("beyond_a_limit_the_answer_is_503_or_the_turn_comes_later", limits::scenario),

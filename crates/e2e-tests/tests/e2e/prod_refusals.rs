@@ -188,8 +188,8 @@ fn faults(files: &Path) -> Result<Vec<Fault>> {
         ),
         fault(
             GATEWAY,
-            vec![set("AUTH__ADMIN_AUDIENCE", "firstcome")],
-            "auth.admin_audience",
+            vec![set("AUTH__ADMIN__AUDIENCE", "firstcome")],
+            "auth.admin.audience",
             "users' tokens open the admin API",
         ),
         fault(

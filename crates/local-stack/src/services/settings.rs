@@ -39,7 +39,7 @@ const TABLE: &[(&str, &[Role], Value)] = &[
     ("AUTH__HS256_SECRET", HTTP, |c| Some(c.deployment.credentials.jwt_secret.clone())),
     ("AUTH__ISSUER", HTTP, |c| Some(c.deployment.credentials.jwt_issuer.clone())),
     ("AUTH__AUDIENCE", HTTP, |c| Some(c.deployment.credentials.jwt_audience.clone())),
-    ("AUTH__ADMIN_AUDIENCE", GATEWAY, |c| Some(c.deployment.credentials.admin_jwt_audience.clone())),
+    ("AUTH__ADMIN__AUDIENCE", GATEWAY, |c| Some(c.deployment.credentials.admin_jwt_audience.clone())),
     ("KEYS__ACTIVE_ID", GATEWAY, |_| Some(KEY_ID.to_owned())),
     ("KEYS__SECRETS__K1", &[ApiGateway, DbWriter, Notifier], |c| {
         Some(c.deployment.credentials.key_secret.clone())
