@@ -20,6 +20,11 @@ CHANGED = {
     "auth.hs256.existingSecret": ("dev", "another"),
     "auth.hs256.key": ("dev", "another"),
     "auth.adminAudience": ("minimal", "another"),
+    "auth.jwks.url": ("issuer", "https://id.example/keys"),
+    "auth.ca.existingSecret": ("full", "another"),
+    "auth.ca.key": ("full", "another"),
+    "networkPolicy.issuerTo": ("issuer", [{"ipBlock": {"cidr": "10.0.0.0/8"}}]),
+    "networkPolicy.issuerPorts": ("issuer", [8443]),
     "keys.activeId": ("full", "k1"),
     "keys.ids": ("full", ["k1", "k2", "k3"]),
     "image.digest": ("minimal", f"sha256:{'1' * 64}"),
@@ -70,7 +75,7 @@ def known(schema, path=()):
             yield ".".join(here)
 
 
-LEAVES = [path for path in known(SCHEMA) if path not in ("global", "config.log", "config.ops", "config.kafka", "config.postgres", "config.redis")] + ["config"]
+LEAVES = [path for path in known(SCHEMA) if path not in ("global", "config.log", "config.ops", "config.kafka", "config.postgres", "config.redis", "config.auth")] + ["config"]
 
 
 def at(tree, path):

@@ -27,6 +27,13 @@
 {{- end }}
 {{- end }}
 
+{{/* The words of a text with commas in between, as JSON. */}}
+{{- define "firstcome.words" -}}
+{{- $words := list }}
+{{- range splitList "," . }}{{ $words = append $words (trim .) }}{{ end }}
+{{- compact $words | toJson }}
+{{- end }}
+
 {{/* The sections of what a program needs, as JSON. Takes root, key (of the service) and needs. */}}
 {{- define "firstcome.connections" -}}
 {{- $values := .root.Values }}
@@ -59,11 +66,13 @@
 {{- end }}
 {{- if has "auth" .needs }}
   {{- with $values.auth }}
-  {{- $auth := dict "issuer" .issuer "audience" .audience "leeway_s" .leewaySeconds }}
-  {{- if eq $.key "apiGateway" }}{{ $_ := set $auth "admin_audience" .adminAudience }}{{ end }}
+  {{- $auth := dict "issuer" .issuer "audience" (include "firstcome.words" .audience | fromJsonArray) "leeway_s" .leewaySeconds }}
+  {{- if eq $.key "apiGateway" }}{{ $_ := set $auth "admin" (dict "audience" (include "firstcome.words" .adminAudience | fromJsonArray)) }}{{ end }}
   {{- if .hs256.existingSecret }}{{ $_ := set $auth "hs256_secret_file" (printf "%s/auth/hs256" $folder) }}
-  {{- else }}{{ $_ := set $auth "jwks_file" (printf "%s/auth/jwks.json" $folder) }}
+  {{- else if .jwks.existingSecret }}{{ $_ := set $auth "jwks_file" (printf "%s/auth/jwks.json" $folder) }}
+  {{- else if .jwks.url }}{{ $_ := set $auth "jwks_url" .jwks.url }}
   {{- end }}
+  {{- if .ca.existingSecret }}{{ $_ := set $auth "ca_file" (printf "%s/auth-ca/%s" $folder .ca.key) }}{{ end }}
   {{- $_ := set $out "auth" $auth }}
   {{- end }}
 {{- end }}
@@ -128,10 +137,22 @@
 {{- end }}
 {{- if has "auth" .needs }}
 {{- with $values.auth }}
+{{- with .hs256.existingSecret | default .jwks.existingSecret }}
 - secret:
-    name: {{ .hs256.existingSecret | default .jwks.existingSecret }}
+    name: {{ . }}
     items:
+      {{- with $values.auth }}
       - {key: {{ ternary .hs256.key .jwks.key (ne .hs256.existingSecret "") | quote }}, path: auth/{{ ternary "hs256" "jwks.json" (ne .hs256.existingSecret "") }}}
+      {{- end }}
+{{- end }}
+{{- with .ca }}
+{{- if .existingSecret }}
+- secret:
+    name: {{ .existingSecret }}
+    items:
+      - {key: {{ .key | quote }}, path: {{ printf "auth-ca/%s" .key | quote }}}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if has "keys" .needs }}

@@ -98,8 +98,8 @@ template:
 {{- define "firstcome.issuerEnv" -}}
 {{- with .root.Values.auth -}}
 - {name: JWT_ISSUER, value: {{ .issuer | quote }}}
-- {name: JWT_AUDIENCE, value: {{ .audience | quote }}}
-- {name: ADMIN_JWT_AUDIENCE, value: {{ .adminAudience | quote }}}
+- {name: JWT_AUDIENCE, value: {{ include "firstcome.words" .audience | fromJsonArray | first | quote }}}
+- {name: ADMIN_JWT_AUDIENCE, value: {{ include "firstcome.words" .adminAudience | fromJsonArray | first | quote }}}
 {{- end }}
 {{- end }}
 

@@ -277,9 +277,16 @@ spec:
         {{- end }}
     {{- end }}
   egress:
-    {{- dict "policy" . "needs" $facts.needs | include "firstcome.egress" | nindent 4 }}
+    {{- $needs := $facts.needs }}
+    {{- if and (has "auth" $needs) (eq (include "firstcome.issuerIsAsked" $.root) "true") }}{{ $needs = append $needs "issuer" }}{{ end }}
+    {{- dict "policy" . "needs" $needs | include "firstcome.egress" | nindent 4 }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* "true" where keys of tokens come from an address. Takes root. */}}
+{{- define "firstcome.issuerIsAsked" -}}
+{{- with .Values.auth }}{{ not (or .hs256.existingSecret .jwks.existingSecret) }}{{ end }}
 {{- end }}
 
 {{/* This release's own jobs, as a peer. */}}
@@ -298,7 +305,7 @@ spec:
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-{{- range $peer := list "kafka" "postgres" "redis" }}
+{{- range $peer := list "kafka" "postgres" "redis" "issuer" }}
 {{- if has $peer $.needs }}
 - ports:
     {{- range index $.policy (printf "%sPorts" $peer) }}
