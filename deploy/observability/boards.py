@@ -114,6 +114,8 @@ BOARDS = {
          ("difference", f"""sum({V('ledger_claims{state="accepted"}')}) - sum({V('ledger_claims{state!="accepted"}')})""")),
         ("Keys", "short", "How many processes hold a key of this fingerprint. Two fingerprints of one key page: CouponKeysDiffer.",
          ("{{key}} {{fingerprint}}", f"count by (key, fingerprint) ({V('key_info')})")),
+        ("Issuers' keys", "s", "Since a gateway or notifier last read the public keys by which tokens are checked. Above 1,800 s: CouponAuthKeysStale.",
+         ("{{service}} {{of}}", f"max by (service, of) (time() - ({V('auth_keys_timestamp_seconds')} > 0))")),
         ("Audit age", "s", "Since the end of the reconciler's last pass; nothing before its first. Above 300 s: CouponAuditStale.",
          ("age", f"time() - ({V('reconcile_timestamp_seconds')} > 0)")),
     ]),

@@ -89,6 +89,9 @@ ALERTS = {
     "ViewRebuilt": (
         "warning", "0m", 'sum by (namespace) (increase(coupon_view_refreshes_total{kind=~"full|bucket"}[10m])) > 0', "The Redis view, or a part of it, was lost or put back, and is pushed again"),
     "RedisEvicts": ("warning", "5m", "max by (namespace) (coupon_redis_evicts) > 0", "Redis may throw parts of the view away: its maxmemory-policy is not noeviction"),
+    "AuthKeysStale": (
+        "warning", "5m", "time() - min by (namespace, service, of) (coupon_auth_keys_timestamp_seconds > 0) > 1800",
+        "{{ $labels.service }} read the keys of {{ $labels.of }}' tokens {{ $value | humanizeDuration }} ago: a key that their issuer takes into use now would count for nothing"),
     "WatermarkConflicts": (
         "warning", "0m", 'sum by (namespace) (increase(coupon_writer_skips_total{reason="conflict"}[10m])) > 5',
         "Batches found PostgreSQL's watermark moved {{ $value | humanize }} times in 10 minutes"),

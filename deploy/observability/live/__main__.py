@@ -13,7 +13,7 @@ from .pictures import draw
 from .prometheus import Prometheus
 from .stack import Failed, Stack, free_port
 
-BESIDE = {"reconciler": "reconciler", "notifier-2": "notifier", "reconciler-2": "reconciler", "stock-consumer-2": "stock-consumer",
+BESIDE = {"reconciler": "reconciler", "notifier-2": "notifier", "notifier-3": "notifier", "reconciler-2": "reconciler", "stock-consumer-2": "stock-consumer",
           "db-writer-2": "db-writer", "api-gateway-2": "api-gateway"}
 """What is started beside the four services of local-stack, and which service it is."""
 

@@ -18,6 +18,8 @@ NOTICED_S = 90
 """How long a fault lasts for its alert to notice."""
 SETTLED_S = 6
 """How long the run goes on after the last of them."""
+PUBLIC_KEY = {"kty": "OKP", "crv": "Ed25519", "kid": "1", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+"""RFC 8037, appendix A.2."""
 GARBAGE = [b"garbage", b"", b"{}", b"\xff\xfe", b"[1, 2"]
 FLOOD = 400
 """More than decide.unreadable_consecutive_max (100): the line halts instead of parking all of it."""
@@ -46,6 +48,7 @@ ALERTS = {
     "CouponStoreLost": 'min(max by (service, dependency) (coupon_dependency_up{dependency=~"redis|postgres"}))',
     "CouponViewRebuilt": 'sum(increase(coupon_view_refreshes_total{kind="full"}[10m]))',
     "CouponRedisEvicts": "max(coupon_redis_evicts)",
+    "CouponAuthKeysStale": "max(time() - (coupon_auth_keys_timestamp_seconds > 0))",
     "CouponWatermarkConflicts": 'sum(increase(coupon_writer_skips_total{reason="conflict"}[10m]))',
     "CouponDeadLetters": "max(coupon_dlq_depth_records)",
     "CouponQueueNearlyFull": "max(coupon_queue_depth / coupon_queue_limit)",
@@ -56,7 +59,7 @@ ALERTS = {
 }
 LOW = {"CouponServiceDown", "CouponPartitionsUnassigned", "CouponKafkaLost", "CouponStoreLost"}
 """Those whose metric falls."""
-OUT_OF_REACH = {"CouponRetentionAtRisk": (60, "a day's lag takes a day")}
+OUT_OF_REACH = {"CouponRetentionAtRisk": (60, "a day's lag takes a day"), "CouponAuthKeysStale": (60, "half an hour takes half an hour")}
 """Alerts that cannot come true within minutes: how far the metric must move instead, and why."""
 
 
@@ -115,8 +118,7 @@ class Run:
     def everything(self):
         self.quiet()
         self.another_key()
-        outage = self.postgres_away()
-        with outage:
+        with self.keys_unreadable(), self.postgres_away():
             self.audit_without_postgres()
             self.restarts()
             self.view_lost()
@@ -158,6 +160,16 @@ class Run:
     def another_key(self):
         with self.injected("a second notifier, with another secret for key k1", "CouponKeysDiffer"):
             self.stack.add("notifier-2", "notifier", {"KEYS__SECRETS__K1": secrets.token_hex(32)})
+
+    @contextlib.contextmanager
+    def keys_unreadable(self):
+        keys = self.stack.folder / "issuer-keys.json"
+        keys.write_text(json.dumps({"keys": [PUBLIC_KEY]}))
+        with self.injected("a third notifier, whose file of public keys is half there", "CouponAuthKeysStale"):
+            self.stack.add("notifier-3", "notifier", {"AUTH__JWKS_FILE": str(keys), "AUTH__HS256_SECRET": None})
+            keys.write_text("{")
+            yield
+            self.stack.kill("notifier-3")
 
     @contextlib.contextmanager
     def postgres_away(self):

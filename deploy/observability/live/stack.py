@@ -121,7 +121,7 @@ class Stack:
         return process
 
     def add(self, name, like, changed=None, program=None, clock=None, until="readyz"):
-        """One more service: as `like` was started, on ports of its own, with these settings changed. clock: how far its clock is off, as faketime says it.
+        """One more service: as `like` was started, on ports of its own, with these settings changed, None: left out. clock: how far its clock is off, as faketime says it.
         until: the probe that is waited for."""
         launched = self.launched[like]
         environment = dict(launched.environment)
@@ -130,6 +130,7 @@ class Stack:
                 port = self.ports[name] if listener == "OPS" else free_port()
                 environment[f"FIRSTCOME__{listener}__LISTEN"] = f"127.0.0.1:{port}"
         environment |= {f"FIRSTCOME__{key}": value for key, value in (changed or {}).items()}
+        environment = {key: value for key, value in environment.items() if value is not None}
         if clock:
             environment |= {"LD_PRELOAD": str(self.faketime), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         process = self.run(name, program or launched.arguments, environment, launched.folder)
