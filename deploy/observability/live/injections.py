@@ -165,8 +165,11 @@ class Run:
     def keys_unreadable(self):
         keys = self.stack.folder / "issuer-keys.json"
         keys.write_text(json.dumps({"keys": [PUBLIC_KEY]}))
-        with self.injected("a third notifier, whose file of public keys is half there", "CouponAuthKeysStale"):
-            self.stack.add("notifier-3", "notifier", {"AUTH__JWKS_FILE": str(keys), "AUTH__HS256_SECRET": None})
+        self.stack.add("notifier-3", "notifier", {"AUTH__JWKS_FILE": str(keys), "AUTH__HS256_SECRET": None})
+        read = ALERTS["CouponAuthKeysStale"]
+        eventually("the age of its keys is scraped", lambda: self.prometheus.value(read) is not None)
+        wait_until(time.time() + 2 * SCRAPE_S)
+        with self.injected("the file of public keys of a third notifier broken", "CouponAuthKeysStale"):
             keys.write_text("{")
             yield
             self.stack.kill("notifier-3")
