@@ -79,8 +79,6 @@ pub struct NotifySection {
     pub wait_s_max: u32,
     /// A stream that has nothing to say sends a comment this often, in ms: proxies cut idle connections.
     pub heartbeat_ms: u32,
-    /// After a grant, how long a stream waits for PostgreSQL to hold the coupon, in ms.
-    pub persisted_wait_ms: u32,
     /// While nothing is found, the stores are looked at again this often, in ms.
     pub look_up_interval_ms: u32,
     /// When the process ends, streams are told to come back within this time, spread evenly, in ms.
@@ -100,7 +98,6 @@ impl Default for NotifySection {
             stream_s_max: 300,
             wait_s_max: 30,
             heartbeat_ms: 15_000,
-            persisted_wait_ms: 5_000,
             look_up_interval_ms: 1_000,
             retry_spread_ms: 5_000,
         }
@@ -135,7 +132,6 @@ impl ServiceConfig for Config {
             ("stream_s_max", notify.stream_s_max, 5, 86_400),
             ("wait_s_max", notify.wait_s_max, 1, 300),
             ("heartbeat_ms", notify.heartbeat_ms, 100, 60_000),
-            ("persisted_wait_ms", notify.persisted_wait_ms, 0, 60_000),
             ("look_up_interval_ms", notify.look_up_interval_ms, 50, 60_000),
             ("retry_spread_ms", notify.retry_spread_ms, 0, 60_000),
         ];

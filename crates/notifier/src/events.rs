@@ -1,8 +1,8 @@
 //! `GET /v1/claims/{claim_id}/events`: the claim's answer as server-sent events.
 //!
-//! `position` (at most this many ahead), `decided`, after a grant `persisted` (with the coupon's code, once PostgreSQL holds it), `end`.
-//! The `end` carries the claims offset of the answer as its id: a client that reconnects having seen it gets 204, and one that has
-//! not gets everything again.
+//! `position` (at most this many ahead), `decided`, after a grant `waiting` while PostgreSQL does not hold the coupon yet and `persisted` (with its code) once it does, `end`.
+//! The `end` carries the claims offset that it speaks of as its id: a client that reconnects having seen it gets 204, which stops an EventSource for good, and one that has
+//! not gets everything again. Each stream begins by saying after what time to come back should it break off.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,12 @@ use crate::claims::{no_such_claim, parse_claim};
 use crate::follow::{Followed, Following};
 use crate::look_up::Question;
 
+/// A stream that breaks off is opened again after so long by chance, in ms, unless it has said otherwise: not all of them at once.
+const RETRY_MS: std::ops::RangeInclusive<u32> = 1_000..=3_000;
+
+/// A winner whose code is not there after so long is told that it is waited for.
+const WAITING_AFTER: Duration = Duration::from_secs(1);
+
 /// How often a waiting client is told how many are ahead, if that has changed.
 const POSITION_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,6 +38,9 @@ const POSITION_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Parameters {
     /// The single-claim token of the 202: browsers' EventSource sends no headers.
     token: Option<String>,
+    /// As the header `Last-Event-ID`.
+    #[serde(rename = "lastEventId")]
+    last_event_id: Option<String>,
 }
 
 pub(crate) async fn stream(
@@ -44,13 +53,10 @@ pub(crate) async fn stream(
     if desk.context.shutdown.is_requested() {
         return Err(Problem::new(Code::ShuttingDown, "this process is about to end; try again"));
     }
-    if let Some(seen) = last_event_id(&request) {
-        let found = desk.follower.look(&question, false).await;
-        let is_final = |answer: &ClaimAnswer| answer.is_final && answer.decided_offset == seen;
-        let is_of_this_press = question.ticket.is_some() && question.is_of_this_press(seen);
-        if found.answer.as_ref().is_some_and(is_final) || found.already_issued.is_some() && is_of_this_press {
-            return Ok(HttpResponse::NoContent().finish());
-        }
+    if let Some(seen) = last_event_id(&request, &parameters)
+        && has_seen_the_end(&question, seen, &desk).await
+    {
+        return Ok(HttpResponse::NoContent().finish());
     }
     let place = desk
         .streams
@@ -91,9 +97,21 @@ fn unauthorized(refused: coupon_domain::stream_token::StreamTokenRefused) -> Pro
     Problem::new(Code::Unauthorized, refused.to_string())
 }
 
-fn last_event_id(request: &HttpRequest) -> Option<Offset> {
-    let header = request.headers().get("Last-Event-ID")?;
-    Offset::new(header.to_str().ok()?.parse().ok()?).ok()
+/// The id of the last event that a client has seen: the header's, or of those who cannot send one (polyfills of EventSource) the parameter's.
+fn last_event_id(request: &HttpRequest, parameters: &Parameters) -> Option<Offset> {
+    let header = request.headers().get("Last-Event-ID").and_then(|header| header.to_str().ok());
+    let text = header.or(parameters.last_event_id.as_deref())?;
+    Offset::new(text.trim().parse().ok()?).ok()
+}
+
+/// Only an `end` has an id, the claims offset that it speaks of. Whoever has seen the end of this very press need not come back.
+async fn has_seen_the_end(question: &Question, seen: Offset, desk: &Desk) -> bool {
+    if question.ticket.is_some() && question.is_of_this_press(seen) {
+        return true;
+    }
+    let found = desk.follower.look(question, false).await;
+    let is_of = |answer: &ClaimAnswer| answer.decided_offset == seen;
+    found.answer.as_ref().is_some_and(is_of) || found.parked == Some(seen) || found.retired
 }
 
 /// Everything that is said on a stream.
@@ -111,6 +129,7 @@ fn converse(
         // At most this many stand before the ticket.
         let ahead_now = || ticket.map(|ticket| ticket.since(tail.next_src()));
         let mut ahead = ahead_now();
+        yield Ok(begin());
         yield Ok(match ahead {
             Some(ahead) => life.event("position", None, &Position { ahead }),
             None => comment("following"),
@@ -120,23 +139,25 @@ fn converse(
         let mut look_around = ticks(POSITION_INTERVAL);
         let mut end_of_life = std::pin::pin!(tokio::time::sleep(Duration::from_secs(settings.stream_s_max.into())));
         let interval = Duration::from_millis(settings.look_up_interval_ms.into());
-        let mut following = std::pin::pin!(desk.follower.follow(&mut following, interval));
-        let followed = loop {
-            tokio::select! {
-                followed = &mut following => break match followed {
-                    Followed::Replaced => Err("replaced"),
-                    followed => Ok(followed),
-                },
-                _ = heartbeat.tick() => yield Ok(comment("still here")),
-                _ = look_around.tick(), if ticket.is_some() => {
-                    let now = ahead_now();
-                    if now != ahead {
-                        ahead = now;
-                        yield Ok(life.event("position", None, &Position { ahead: now.unwrap_or(0) }));
+        let followed = {
+            let mut answer = std::pin::pin!(desk.follower.follow(&mut following, interval));
+            loop {
+                tokio::select! {
+                    followed = &mut answer => break match followed {
+                        Followed::Replaced => Err("replaced"),
+                        followed => Ok(followed),
+                    },
+                    _ = heartbeat.tick() => yield Ok(comment("still here")),
+                    _ = look_around.tick(), if ticket.is_some() => {
+                        let now = ahead_now();
+                        if now != ahead {
+                            ahead = now;
+                            yield Ok(life.event("position", None, &Position { ahead: now.unwrap_or(0) }));
+                        }
                     }
+                    () = &mut end_of_life => break Err("aged"),
+                    () = desk.context.shutdown.requested() => break Err("shutdown"),
                 }
-                () = &mut end_of_life => break Err("aged"),
-                () = desk.context.shutdown.requested() => break Err("shutdown"),
             }
         };
         let followed = match followed {
@@ -148,43 +169,65 @@ fn converse(
         };
         yield Ok(life.event("decided", None, &DecidedView::new(claim_id, &followed)));
         let end_id = match &followed {
-            Followed::Parked(_) | Followed::Forgotten | Followed::Replaced => None,
+            Followed::Parked(offset) => *offset,
             // Whoever asks again gets it again: whatever stands behind the ticket, there is nothing more to say.
-            Followed::AlreadyIssued(_) => ticket,
-            Followed::Answer(answer, _) => {
-                desk.told_at(answer, &desk.metrics.told_by_stream_seconds);
-                if answer.code == ClaimCode::Granted
-                    && let Some(issued) = await_persisted(&desk, &question, answer, &mut persisted).await
-                {
-                    yield Ok(life.event("persisted", None, &PersistedView::new(claim_id, issued)));
-                }
-                // A deferral is not the last word: pressing again opens another stream of the same claim.
-                (answer.is_final || answer.code == ClaimCode::AlreadyIssued).then_some(answer.decided_offset)
-            }
+            Followed::Forgotten | Followed::AlreadyIssued(_) | Followed::Replaced => ticket.unwrap_or(tail.next_src()),
+            // Of a deferral, too: pressing again opens another stream, with another ticket.
+            Followed::Answer(answer, _) => answer.decided_offset,
         };
+        if let Followed::Answer(answer, _) = &followed {
+            desk.told_at(answer, &desk.metrics.told_by_stream_seconds);
+            if answer.code == ClaimCode::Granted {
+                let mut coupon = std::pin::pin!(coupon_of(&desk, &question, answer, &mut persisted, interval));
+                let mut is_late = std::pin::pin!(tokio::time::sleep(WAITING_AFTER));
+                let mut has_said_so = false;
+                let issued = loop {
+                    tokio::select! {
+                        issued = &mut coupon => break Ok(issued),
+                        () = &mut is_late, if !has_said_so => {
+                            has_said_so = true;
+                            yield Ok(life.event("waiting", None, &Waiting { on: WaitingFor::Code }));
+                        }
+                        _ = heartbeat.tick() => yield Ok(comment("still here")),
+                        () = following.replaced() => break Err("replaced"),
+                        () = &mut end_of_life => break Err("aged"),
+                        () = desk.context.shutdown.requested() => break Err("shutdown"),
+                    }
+                };
+                match issued {
+                    Ok(issued) => yield Ok(life.event("persisted", None, &PersistedView::new(claim_id, issued))),
+                    // Without an end: it is all told again.
+                    Err(reason) => {
+                        yield Ok(life.come_back(reason));
+                        return;
+                    }
+                }
+            }
+        }
         life.reason = "end";
-        yield Ok(life.event("end", end_id, &End {}));
+        yield Ok(life.event("end", Some(end_id), &End {}));
     }
 }
 
-/// Waits until PostgreSQL reflects the grant, and fetches the coupon.
-async fn await_persisted(
+/// The coupon of a grant, as soon as PostgreSQL holds it and tells: however long that takes.
+async fn coupon_of(
     desk: &Desk,
     question: &Question,
     answer: &ClaimAnswer,
     persisted: &mut watch::Receiver<Option<PersistedWatermark>>,
-) -> Option<IssuedCoupon> {
-    let patience = Duration::from_millis(desk.context.config.notify.persisted_wait_ms.into());
+    interval: Duration,
+) -> IssuedCoupon {
     let reflects = |watermark: &Option<PersistedWatermark>| {
         watermark.as_ref().is_some_and(|watermark| watermark.next_src > answer.decided_offset)
     };
-    let waiting = async {
-        persisted.wait_for(reflects).await.ok()?;
-        desk.follower.look(question, true).await.issued
-    };
-    tokio::select! {
-        issued = tokio::time::timeout(patience, waiting) => issued.ok().flatten(),
-        () = desk.context.shutdown.requested() => None,
+    loop {
+        // Where nobody tells any more it is looked at each interval.
+        let is_told = persisted.wait_for(reflects).await.is_ok();
+        if let Some(issued) = desk.follower.look(question, true).await.issued {
+            return issued;
+        }
+        tracing::debug!(is_told, "PostgreSQL does not give the coupon of a grant");
+        tokio::time::sleep(interval).await;
     }
 }
 
@@ -194,6 +237,22 @@ async fn await_persisted(
 pub(crate) struct Position {
     /// At most so many stand before the ticket.
     ahead: u64,
+}
+
+/// The data of `waiting`: the claim is granted, and what is still to be told.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WaitingEvent)]
+pub(crate) struct Waiting {
+    #[serde(rename = "for")]
+    on: WaitingFor,
+}
+
+/// What a stream waits for.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WaitingFor {
+    /// The coupon's code, until PostgreSQL holds it.
+    Code,
 }
 
 /// The data of `end`: there is nothing more to say.
@@ -243,6 +302,11 @@ impl Drop for Life<'_> {
         }
         metrics.stream_ended(self.reason, self.started.elapsed().as_secs_f64());
     }
+}
+
+/// What each stream says first.
+fn begin() -> Bytes {
+    Bytes::from(format!("retry: {}\n\n", rand::random_range(RETRY_MS)))
 }
 
 fn comment(text: &str) -> Bytes {

@@ -157,6 +157,11 @@ impl Following {
         &self.question
     }
 
+    /// Waits until somebody who came later takes the place.
+    pub(crate) async fn replaced(&self) {
+        while !matches!(self.registration.told().await, Told::Replaced) {}
+    }
+
     /// The partition's tail.
     pub(crate) fn tail(&self) -> &Arc<TailState> {
         &self.tail

@@ -15,7 +15,7 @@ use crate::openapi;
 pub(crate) const LOOK_UP_CLAIM: &str = "look_up_claim";
 
 /// The events of a stream.
-pub(crate) const EVENTS: [&str; 4] = ["position", "decided", "persisted", "end"];
+pub(crate) const EVENTS: [&str; 5] = ["position", "decided", "waiting", "persisted", "end"];
 
 /// How streams end.
 const STREAM_ENDS: [&str; 5] = ["end", "client", "shutdown", "aged", "replaced"];

@@ -7,7 +7,7 @@ use infrastructure_http::openapi::{Access, Document, Route, number, text};
 use infrastructure_http::{ClaimView, Code};
 
 use crate::answers::{DecidedView, PersistedView};
-use crate::events::{End, Position};
+use crate::events::{End, Position, Waiting};
 
 const CLAIM_ID: (&str, &str) = ("claim_id", "the claim, from the 202 or from `claims/mine`");
 
@@ -27,18 +27,21 @@ pub fn claims() -> Document {
         .route(
             Route::get("/v1/claims/{claim_id}/events", "events", Access::UserOrStreamToken, "The claim's answer as events")
                 .description(
-                    "Server-sent events: `position` (data: PositionEvent), `decided` (DecidedEvent), after a grant `persisted` (PersistedEvent), \
-                     `end` (EndEvent; its id is the place in the log that the answer was given for). A stream that breaks off says the same again \
+                    "Server-sent events: `position` (data: PositionEvent), `decided` (DecidedEvent), after a grant `persisted` (PersistedEvent; before it `waiting`, WaitingEvent, \
+                     where PostgreSQL does not hold the code yet), \
+                     `end` (EndEvent; its id is the place in the log that it speaks of). Each stream begins with `retry:`. A stream that breaks off says the same again \
                      to whoever comes back; with the id of the `end` there is nothing more to say.",
                 )
                 .path_parameter(CLAIM_ID.0, CLAIM_ID.1)
                 .query("token", "the stream token of the 202, instead of a bearer token", text())
                 .header("Last-Event-ID", "the id of the last event seen")
+                .query("lastEventId", "the same, for clients that cannot send the header", text())
                 .answers_with(200, "The events", Some("text/event-stream"))
                 .answers_with(204, "The end was seen: do not come back", None)
                 .refuses(&[Code::NotFound, Code::RateLimited, Code::Overloaded, Code::ShuttingDown, Code::Unavailable]),
         )
         .schema::<Position>()
+        .schema::<Waiting>()
         .schema::<DecidedView>()
         .schema::<PersistedView>()
         .schema::<End>()

@@ -180,7 +180,7 @@ catalogue! {
     WRITER_SKIPS_TOTAL = "writer_skips_total" Counter, ["reason"], "W", "Outcomes skipped as copies (duplicate), and batches that found the watermark moved (conflict)";
     POSTGRES_SECONDS = "postgres_seconds" Histogram(Request), ["operation", "result"], "GSWN", "Requests to PostgreSQL: ok, timeout, error";
     REDIS_SECONDS = "redis_seconds" Histogram(Request), ["operation", "result"], "GSN", "Requests to Redis: ok, timeout, error";
-    SSE_EVENTS_TOTAL = "sse_events_total" Counter, ["event", "result"], "N", "Events of streams (position, decided, persisted, end): sent, or dropped because the client had gone";
+    SSE_EVENTS_TOTAL = "sse_events_total" Counter, ["event", "result"], "N", "Events of streams (position, decided, waiting, persisted, end): sent, or dropped because the client had gone";
     SSE_STREAM_SECONDS = "sse_stream_seconds" Histogram(Journey), ["reason"], "N", "Life of a stream, by how it ended: end, client, shutdown";
     WATERMARK_OFFSET = "watermark_offset" Gauge, ["store", "partition"], "GSWNR", "The first claims offset that a store does not reflect yet: log (its end), outcomes, postgres, redis, gateway, notifier";
     REDEMPTIONS_TOTAL = "redemptions_total" Counter, ["result"], "G", "POSTs of redemptions, each once: redeemed, repeated, already_used, expired, key_reused, not_found, store_restored, invalid, unauthorized, rate_limited, overloaded, unavailable";
