@@ -66,7 +66,8 @@ async fn press(
     };
 
     // A claim that would be appended needs no proof that the view has no answer: the log knows.
-    let refused = refusal(&known.state, desk.broker_now(coupon_id));
+    let now = desk.broker_now(coupon_id);
+    let refused = refusal(&known.state, now);
     let asks = match refused {
         Some(_) => Asks::WatermarkAndAnswers,
         None => Asks::Answers,
@@ -81,9 +82,13 @@ async fn press(
     }
     if let Some(code) = refused {
         let advisory = is_advisory(view.as_ref(), &known);
-        return Err(Problem::new(code, detail(code, &known.state))
+        let problem = Problem::new(code, detail(code, &known.state))
             .claim(&claim_id, desk.notifier_url())
-            .rests_on(known.decided_offset, advisory));
+            .rests_on(known.decided_offset, advisory);
+        return Err(match code {
+            Code::NotOpen => problem.opens(known.state.definition.window().opens_at(), now.likely),
+            _ => problem,
+        });
     }
 
     desk.slots.admit(&known.state, &caller.user_id, claim_id.slot)?;

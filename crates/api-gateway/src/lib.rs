@@ -201,6 +201,8 @@ impl Service for ApiGateway {
 fn user_routes(desk: &Data<Desk>) -> impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static {
     let (desk, document) = (desk.clone(), openapi::user().serve());
     move |app| {
+        let shutdown = desk.context.shutdown.clone();
+        listener::answers_load_balancers(app, move || shutdown.is_requested());
         app.app_data(desk.clone())
             .configure(document.clone())
             // Patterns are tried in this order.

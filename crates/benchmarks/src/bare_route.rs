@@ -10,9 +10,11 @@ use actix_web::HttpRequest;
 use actix_web::web::{self, Data};
 use anyhow::{Context, Result, ensure};
 use coupon_domain::KeyRing;
-use infrastructure_http::auth::{IssuerKeys, KeyMetrics, Words};
+use infrastructure_http::auth::{IssuerKeys, KeyMetrics};
 use infrastructure_http::listener::Observer;
-use infrastructure_http::{AccessLog, AuthSection, Farewell, HttpSection, Problem, UserVerifier, listener};
+use infrastructure_http::{
+    AccessLog, AuthSection, Farewell, HttpSection, Problem, UserVerifier, Words, listener,
+};
 use local_stack::{Credentials, PortLease, PortWish};
 use prometheus::{Gauge, IntCounter, IntGauge};
 use serde::{Deserialize, Serialize};

@@ -28,10 +28,11 @@ pub use keys::{
 };
 pub use mint::TokenMint;
 pub use rights::Scope;
-pub use section::{AdminAuthSection, AuthSection, SECRET_BYTES_MIN, Words};
+pub use section::{AdminAuthSection, AuthSection, SECRET_BYTES_MIN};
 
 use crate::access;
 use crate::problem::{Code, Problem};
+use crate::words::Words;
 use jwks::PublicKey;
 use rights::Rights;
 

@@ -8,21 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use actix_cors::CorsError;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol};
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::body::{BoxBody, EitherBody};
 use actix_web::dev::{AppConfig, Server, Service, ServiceRequest};
 use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
 use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::sleep;
 use actix_web::web::{self, Bytes, ServiceConfig};
-use actix_web::{App, HttpRequest};
+use actix_web::{App, HttpRequest, HttpResponse, guard};
 use prometheus::HistogramVec;
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessLog;
 use crate::connection::{Answer, BoundedStream, Exchange, LINGER, Limits};
+use crate::cors::{self, CorsSection};
 use crate::problem::{Code, Problem};
 
 /// Nobody has asked for so long: nobody who keeps a connection busy is left.
@@ -30,6 +33,9 @@ const QUIET: Duration = Duration::from_millis(250);
 
 /// More threads actix-server does not take.
 const WORKERS_MAX: u16 = 512;
+
+/// Where load balancers ask.
+const LOAD_BALANCER_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
 
 /// Stands for the route of requests that match none.
 const NO_ROUTE: &str = "none";
@@ -58,6 +64,8 @@ pub struct HttpSection {
     pub body_bytes_max: u32,
     /// Before the listener stops, each answer closes its connection for at most so long, in ms. 0: connections are cut at once.
     pub farewell_ms_max: u32,
+    /// Pages of other origins.
+    pub cors: CorsSection,
 }
 
 impl Default for HttpSection {
@@ -73,6 +81,7 @@ impl Default for HttpSection {
             body_ms_max: 10_000,
             body_bytes_max: 4 * 1024,
             farewell_ms_max: 3_000,
+            cors: CorsSection::default(),
         }
     }
 }
@@ -97,6 +106,7 @@ impl HttpSection {
             .map(|(key, value, least, most)| {
                 (format!("{name}.{key}"), format!("must be {least}..={most}, is {value}"))
             })
+            .chain(self.cors.problems(name))
             .collect()
     }
 
@@ -175,13 +185,14 @@ pub fn serve(
     configure: impl Fn(&mut ServiceConfig) + Send + Clone + 'static,
 ) -> Result<Server, String> {
     let body_bytes_max = usize::try_from(section.body_bytes_max).unwrap_or(usize::MAX);
-    let farewell = farewell.clone();
+    let (farewell, pages) = (farewell.clone(), section.cors.clone());
     let app = move || {
         let (observer, farewell) = (observer.clone(), farewell.clone());
         App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
             .app_data(web::JsonConfig::default().limit(body_bytes_max).error_handler(unreadable_json))
             .app_data(web::QueryConfig::default().error_handler(unreadable_query))
+            .wrap(pages.middleware())
             .wrap_fn(move |mut request, service| {
                 let (started, observer, farewell) = (Instant::now(), observer.clone(), farewell.clone());
                 let exchange = Exchange::begin(&mut request);
@@ -190,6 +201,11 @@ pub fn serve(
                 let response = service.call(request);
                 async move {
                     let mut response = response.await?;
+                    let refused = response.response().error().and_then(|error| error.as_error::<CorsError>());
+                    if let Some(refused) = refused.map(cors::refusal) {
+                        let refused = refused.response().map_into_right_body().map_into_left_body();
+                        response = response.into_response(refused);
+                    }
                     if farewell.answered() || exchange.as_ref().is_some_and(Exchange::closes) {
                         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
                     }
@@ -199,7 +215,7 @@ pub fn serve(
                     if has_line {
                         observer.access.answered(&response, &route, took);
                     }
-                    Ok(response.map_body(|_, body| Answer::new(body, exchange)))
+                    Ok(response.map_body(|_, body| Answer::new(innermost(body), exchange)))
                 }
             })
             .configure(configure.clone())
@@ -247,6 +263,14 @@ pub fn serve(
         .bind(name, section.listen, connection)
         .map_err(|error| format!("{name}.listen: {} cannot be bound: {error}", section.listen))?;
     Ok(server.run())
+}
+
+/// What the middleware for other origins answers itself or hands on; all of it is one kind of body.
+fn innermost(body: EitherBody<EitherBody<BoxBody>>) -> BoxBody {
+    match body {
+        EitherBody::Left { body: EitherBody::Left { body } | EitherBody::Right { body } }
+        | EitherBody::Right { body } => body,
+    }
 }
 
 /// The route's pattern, never the path: paths are without number.
@@ -314,6 +338,25 @@ pub fn without_fields(body: Result<Bytes, actix_web::Error>, limit: u32) -> Resu
     serde_json::from_slice::<NoFields>(&body)
         .map(|NoFields {}| ())
         .map_err(|error| Problem::invalid("body", format!("must be empty or {{}}: {error}")))
+}
+
+/// Answers load balancers that ask the users' listener whether it is there, at `/`, `/healthz` and `/readyz`, by GET or HEAD: 200, and 503 once `is_ending`. Whether
+/// work can be done is for the ops listener to say.
+pub fn answers_load_balancers(app: &mut ServiceConfig, is_ending: impl Fn() -> bool + Clone + 'static) {
+    for path in LOAD_BALANCER_PATHS {
+        let is_ending = is_ending.clone();
+        let answer = move || {
+            let is_ending = is_ending();
+            async move {
+                if is_ending {
+                    return Err(Problem::new(Code::ShuttingDown, "this process is about to end"));
+                }
+                Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).body("ok\n"))
+            }
+        };
+        let asks = guard::Any(guard::Get()).or(guard::Head());
+        app.route(path, web::route().guard(asks).to(answer));
+    }
 }
 
 async fn no_such_route(request: HttpRequest) -> Result<&'static str, Problem> {

@@ -193,11 +193,17 @@ pub struct ProblemDetails {
     /// The last decided place of the line that a refusal rests on.
     #[serde(skip_serializing_if = "Option::is_none")]
     decided_offset: Option<i64>,
+    /// When the coupon opens, RFC 3339; with `not_open`, whose Retry-After says in how many seconds that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opens_at: Option<String>,
     /// True where an answer may have been given that could not be seen: look at the Location.
     #[serde(skip_serializing_if = "Option::is_none")]
     advisory: Option<bool>,
     #[serde(skip)]
     location: Option<String>,
+    /// Seconds after which trying again makes sense, where the code does not say.
+    #[serde(skip)]
+    retry_after_s: Option<u32>,
 }
 
 impl Problem {
@@ -213,8 +219,10 @@ impl Problem {
             field: None,
             claim_id: None,
             decided_offset: None,
+            opens_at: None,
             advisory: None,
             location: None,
+            retry_after_s: code.retry_after_s(),
         }))
     }
 
@@ -258,6 +266,15 @@ impl Problem {
         self
     }
 
+    /// Says when a coupon opens, and how long that is from `now`.
+    #[must_use]
+    pub fn opens(mut self, opens_at: coupon_domain::Timestamp, now: coupon_domain::Timestamp) -> Self {
+        let left_s = (opens_at.ms() - now.ms()).div_euclid(1_000) + 1;
+        self.0.retry_after_s = Some(u32::try_from(left_s.max(1)).unwrap_or(u32::MAX));
+        self.0.opens_at = Some(crate::time::to_rfc3339(opens_at));
+        self
+    }
+
     /// Its code.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -269,7 +286,7 @@ impl Problem {
     pub fn response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.0.code.status());
         response.insert_header((CACHE_CONTROL, "no-store"));
-        if let Some(seconds) = self.0.code.retry_after_s() {
+        if let Some(seconds) = self.0.retry_after_s {
             response.insert_header((RETRY_AFTER, seconds.to_string()));
         }
         if let Some(location) = &self.0.location {

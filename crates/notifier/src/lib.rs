@@ -140,6 +140,8 @@ impl Service for Notifier {
         let drain = Duration::from_millis(config.ops.drain_ms_max.into());
         let document = openapi::claims().serve();
         let configure = move |app: &mut web::ServiceConfig| {
+            let shutdown = desk.context.shutdown.clone();
+            listener::answers_load_balancers(app, move || shutdown.is_requested());
             app.app_data(desk.clone())
                 // Patterns are tried in this order: no claim is called openapi.json.
                 .configure(document.clone())

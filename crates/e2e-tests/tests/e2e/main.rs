@@ -8,6 +8,7 @@ mod audit_of_one_coupon;
 mod bad_requests;
 mod binaries;
 mod both_stores_behind;
+mod browsers;
 mod commands_repeated;
 mod decided_late;
 mod described;
@@ -68,6 +69,7 @@ type Scenario = fn() -> anyhow::Result<()>;
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_claim_is_granted_stored_and_pushed", granted_stored_pushed::scenario),
     ("a_late_or_reconnecting_subscriber_gets_the_result", late_subscriber::scenario),
+    ("a_page_of_another_origin_presses_and_follows_to_the_code", browsers::scenario),
     ("with_both_stores_behind_whoever_listens_is_told", both_stores_behind::scenario),
     ("every_replica_tells_its_own_listeners", several_notifiers::scenario),
     ("the_brokers_clock_decides_who_was_in_time", decided_late::scenario),

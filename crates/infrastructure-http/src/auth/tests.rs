@@ -549,11 +549,3 @@ fn tokens_without_aud_say_in_another_claim_for_whom_they_are() {
     let several = AuthSection { audience: Words::of(["web", "app"]), ..self::section() };
     assert!(caller(&users_of(&several).unwrap(), &token(&with("aud", json!(["x", "app"])), SECRET)).is_ok());
 }
-
-#[test]
-fn words_are_a_list_or_a_text() {
-    for text in [r#"["a:1","b"]"#, r#""a:1,b""#, r#"" a:1  b ,""#] {
-        assert_eq!(serde_json::from_str::<Words>(text).unwrap(), Words::of(["a:1", "b"]));
-    }
-    assert!(serde_json::from_str::<Words>("7").is_err());
-}
