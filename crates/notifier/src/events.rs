@@ -2,7 +2,7 @@
 //!
 //! `position` (at most this many ahead), `decided`, after a grant `waiting` while PostgreSQL does not hold the coupon yet and `persisted` (with its code) once it does, `end`.
 //! The `end` carries the claims offset that it speaks of as its id: a client that reconnects having seen it gets 204, which stops an EventSource for good, and one that has
-//! not gets everything again. Each stream begins by saying after what time to come back should it break off.
+//! not gets everything again. The first event says after what time to come back should the stream break off.
 
 use std::time::{Duration, Instant};
 
@@ -129,7 +129,6 @@ fn converse(
         // At most this many stand before the ticket.
         let ahead_now = || ticket.map(|ticket| ticket.since(tail.next_src()));
         let mut ahead = ahead_now();
-        yield Ok(begin());
         yield Ok(match ahead {
             Some(ahead) => life.event("position", None, &Position { ahead }),
             None => comment("following"),
@@ -267,11 +266,13 @@ struct Life<'a> {
     /// How it ended; a client that goes away says nothing.
     reason: &'static str,
     pending: Option<&'static str>,
+    /// Something was said, and after how long to come back should the stream break off.
+    has_begun: bool,
 }
 
 impl<'a> Life<'a> {
     fn new(desk: &'a Desk) -> Self {
-        Self { desk, started: Instant::now(), reason: "client", pending: None }
+        Self { desk, started: Instant::now(), reason: "client", pending: None, has_begun: false }
     }
 
     fn event(&mut self, name: &'static str, id: Option<Offset>, data: &impl Serialize) -> Bytes {
@@ -279,9 +280,14 @@ impl<'a> Life<'a> {
         if let Some(sent) = self.pending.replace(name) {
             self.desk.metrics.event(sent);
         }
+        // Not alone: some clients take it for an event without data.
+        let retry = match std::mem::replace(&mut self.has_begun, true) {
+            false => format!("retry: {}\n", rand::random_range(RETRY_MS)),
+            true => String::new(),
+        };
         let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
         let data = serde_json::to_string(data).unwrap_or_default();
-        Bytes::from(format!("event: {name}\n{id}data: {data}\n\n"))
+        Bytes::from(format!("{retry}event: {name}\n{id}data: {data}\n\n"))
     }
 
     /// The stream ends without an answer: come back, not all at once.
@@ -302,11 +308,6 @@ impl Drop for Life<'_> {
         }
         metrics.stream_ended(self.reason, self.started.elapsed().as_secs_f64());
     }
-}
-
-/// What each stream says first.
-fn begin() -> Bytes {
-    Bytes::from(format!("retry: {}\n\n", rand::random_range(RETRY_MS)))
 }
 
 fn comment(text: &str) -> Bytes {

@@ -29,7 +29,7 @@ pub fn claims() -> Document {
                 .description(
                     "Server-sent events: `position` (data: PositionEvent), `decided` (DecidedEvent), after a grant `persisted` (PersistedEvent; before it `waiting`, WaitingEvent, \
                      where PostgreSQL does not hold the code yet), \
-                     `end` (EndEvent; its id is the place in the log that it speaks of). Each stream begins with `retry:`. A stream that breaks off says the same again \
+                     `end` (EndEvent; its id is the place in the log that it speaks of). The first one bears a `retry:`. A stream that breaks off says the same again \
                      to whoever comes back; with the id of the `end` there is nothing more to say.",
                 )
                 .path_parameter(CLAIM_ID.0, CLAIM_ID.1)
