@@ -1,5 +1,7 @@
 //! Tables for people, JSON for scripts.
 
+use std::io::{ErrorKind, Write as _};
+
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde_json::Value;
@@ -13,9 +15,16 @@ pub(crate) enum Output {
     Json,
 }
 
-#[expect(clippy::print_stdout, reason = "what a command line is for")]
+/// Says what was done. It stays done whoever hears of it: a reader who has read enough (`| head`) is no failure, and where standard output cannot be written it is
+/// said on standard error.
+#[expect(clippy::print_stderr, reason = "what was done is told where it can be")]
 fn say(text: &str) {
-    println!("{text}");
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("{text}\ncouponctl: standard output cannot be written: {error}");
+        }
+        _ => {}
+    }
 }
 
 impl Output {

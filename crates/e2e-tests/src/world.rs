@@ -310,13 +310,21 @@ impl World {
     pub fn user_at(&self, name: &str, gateway: &str) -> Result<User> {
         let audience = &self.deployment.credentials.jwt_audience;
         let token = self.token(name, audience, None)?;
+        self.user_with(name, &token, gateway, Role::Notifier.name())
+    }
+
+    /// A user with this token, of this gateway and notifier.
+    ///
+    /// # Errors
+    /// There are no such services.
+    pub fn user_with(&self, name: &str, token: &str, gateway: &str, notifier: &str) -> Result<User> {
         let gateway = self.service(gateway)?.api_url().context("a gateway has a user API")?;
-        let notifier = self.service(Role::Notifier.name())?.api_url().context("a notifier has an API")?;
+        let notifier = self.service(notifier)?.api_url().context("a notifier has an API")?;
         Ok(User {
             name: name.to_owned(),
-            gateway: Client::new(&gateway, &token)?,
-            notifier: Client::new(&notifier, &token)?,
-            token,
+            gateway: Client::new(&gateway, token)?,
+            notifier: Client::new(&notifier, token)?,
+            token: token.to_owned(),
         })
     }
 

@@ -322,7 +322,7 @@ fn unreadable_body(error: &PayloadError) -> Problem {
     }
 }
 
-/// The body of a request that has no fields: nothing, or an empty JSON object.
+/// The body of a press, which has no fields: nothing, or an empty JSON object.
 ///
 /// # Errors
 /// A problem where there is more.
@@ -335,9 +335,11 @@ pub fn without_fields(body: Result<Bytes, actix_web::Error>, limit: u32) -> Resu
     if body.is_empty() {
         return Ok(());
     }
-    serde_json::from_slice::<NoFields>(&body)
-        .map(|NoFields {}| ())
-        .map_err(|error| Problem::invalid("body", format!("must be empty or {{}}: {error}")))
+    serde_json::from_slice::<NoFields>(&body).map(|NoFields {}| ()).map_err(|error| {
+        let remedy =
+            "the user is the token's, the coupon the path's, a key of one's own the Idempotency-Key's";
+        Problem::invalid("body", format!("must be empty or {{}}: {remedy}; {error}"))
+    })
 }
 
 /// Answers load balancers that ask the users' listener whether it is there, at `/`, `/healthz` and `/readyz`, by GET or HEAD: 200, and 503 once `is_ending`. Whether

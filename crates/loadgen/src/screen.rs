@@ -1,6 +1,6 @@
 //! What people see: a bar on a terminal, plain lines elsewhere, and the report.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,12 @@ const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 const BAR: &str = "{bar:30} {pos}/{len} told  {msg}  {elapsed}";
 
-#[expect(clippy::print_stdout, reason = "what a command line is for")]
+/// Says it on standard output, or, where that cannot be written, on standard error; a reader who has read enough is no failure.
 pub(crate) fn say(text: &str) {
-    println!("{text}");
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => complain(text),
+        _ => {}
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "a command line complains on standard error")]

@@ -1,4 +1,4 @@
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Result, ensure};
 use local_stack::{BuildProfile, Role};
@@ -70,6 +70,26 @@ pub(crate) fn scenario() -> Result<()> {
         ensure!(health.status.code() == Some(1), "{health:?}");
         ensure!(String::from_utf8(health.stderr)?.contains("no answer from 127.0.0.1:1"));
     }
+    nobody_reads()
+}
+
+/// What the command line did is done, whether anybody reads of it or not: no panic, and where standard output is full standard error tells.
+fn nobody_reads() -> Result<()> {
+    let binary = local_stack::binary(BuildProfile::of_caller(), "couponctl")?;
+    let token = || {
+        let mut command = Command::new(&binary);
+        command.args(["token", "ann"]).env("JWT_SECRET", "s".repeat(40)).stderr(Stdio::piped());
+        command
+    };
+    let full = token().stdout(std::fs::File::options().write(true).open("/dev/full")?).output()?;
+    let text = String::from_utf8(full.stderr)?;
+    ensure!(full.status.success() && text.starts_with("eyJ"), "{text}");
+    ensure!(text.contains("standard output cannot be written"), "{text}");
+
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let unread = token().stdout(writer).output()?;
+    ensure!(unread.status.success() && unread.stderr.is_empty(), "{unread:?}");
     Ok(())
 }
 

@@ -2,9 +2,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, ensure};
-use couponctl::api::Client;
-use e2e_tests::{CouponSpec, User, World, WorldSpec, eventually, oracle};
+use anyhow::{Result, ensure};
+use e2e_tests::{CouponSpec, World, WorldSpec, eventually, oracle};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use local_stack::{Role, ServiceSpec, Supervised as _};
@@ -30,7 +29,7 @@ pub(crate) fn scenario() -> Result<()> {
         }
         let (first, second) = (EncodingKey::from_ec_pem(FIRST)?, EncodingKey::from_ec_pem(SECOND)?);
         let with = |name: &str, key: &EncodingKey, kid: &str| {
-            user(&world, name, &issuer.sign(&world, name, key, kid)?)
+            world.user_with(name, &issuer.sign(&world, name, key, kid)?, GATEWAY, NOTIFIER)
         };
         let ann = with("ann", &first, "first")?;
         // Nobody is logged out because we do not know yet.
@@ -158,14 +157,4 @@ impl Issuer {
         let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::ES256) };
         Ok(jsonwebtoken::encode(&header, &claims, key)?)
     }
-}
-
-fn user(world: &World, name: &str, token: &str) -> Result<User> {
-    let url = |service| world.service(service)?.api_url().context("it has a user API");
-    Ok(User {
-        name: name.to_owned(),
-        gateway: Client::new(&url(GATEWAY)?, token)?,
-        notifier: Client::new(&url(NOTIFIER)?, token)?,
-        token: token.to_owned(),
-    })
 }

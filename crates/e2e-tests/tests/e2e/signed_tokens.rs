@@ -2,7 +2,7 @@ use std::io::Write as _;
 
 use anyhow::{Context, Result, ensure};
 use couponctl::api::Client;
-use e2e_tests::{CouponSpec, User, World, WorldSpec, oracle};
+use e2e_tests::{CouponSpec, World, WorldSpec, oracle};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use local_stack::{Role, ServiceSpec};
@@ -33,12 +33,12 @@ pub(crate) fn scenario() -> Result<()> {
 
         let credentials = &world.deployment.credentials;
         let (audience, admin_audience) = (&credentials.jwt_audience, &credentials.admin_jwt_audience);
-        let ann = user(&world, "ann", &sign(&world, &key, audience)?)?;
+        let ann = world.user_with("ann", &sign(&world, &key, audience)?, GATEWAY, NOTIFIER)?;
         let claim_id = ann.claim(&coupon_id).await?;
         ensure!(ann.answer(&claim_id).await?.code() == "granted");
 
         // The secret of the other services counts for nothing here, and a user's token opens no admin API.
-        let shared = user(&world, "ann", &world.token("ann", audience, None)?)?;
+        let shared = world.user_with("ann", &world.token("ann", audience, None)?, GATEWAY, NOTIFIER)?;
         let pressed = shared.press(&coupon_id).await?;
         let asked = shared.notifier.get(&format!("/v1/claims/{claim_id}"), &[]).await?;
         for refused in [&pressed, &asked] {
@@ -91,14 +91,4 @@ fn sign(world: &World, key: &EncodingKey, audience: &str) -> Result<String> {
     });
     let header = Header { kid: Some(KID.to_owned()), ..Header::new(Algorithm::ES256) };
     Ok(jsonwebtoken::encode(&header, &claims, key)?)
-}
-
-fn user(world: &World, name: &str, token: &str) -> Result<User> {
-    let url = |service| world.service(service)?.api_url().context("it has a user API");
-    Ok(User {
-        name: name.to_owned(),
-        gateway: Client::new(&url(GATEWAY)?, token)?,
-        notifier: Client::new(&url(NOTIFIER)?, token)?,
-        token: token.to_owned(),
-    })
 }
