@@ -161,19 +161,27 @@ impl User {
     /// # Errors
     /// No stream, or it ended without `end`.
     pub async fn events(&self, claim_id: &str, token: Option<&str>) -> Result<Events> {
+        self.events_until(claim_id, token, "end").await
+    }
+
+    /// Follows a claim's event stream to this event.
+    ///
+    /// # Errors
+    /// No stream, or it ended without that.
+    pub async fn events_until(&self, claim_id: &str, token: Option<&str>, until: &str) -> Result<Events> {
         let query = token.map_or_else(String::new, |token| format!("?token={token}"));
         let mut events = Events::new();
         let path = format!("/v1/claims/{claim_id}/events{query}");
         let listening = self.notifier.events(&path, |event, data| {
             events.push((event.to_owned(), data.clone()));
-            if event == "end" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if event == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let status = tokio::time::timeout(GENEROUS, listening)
             .await
-            .with_context(|| format!("the stream of {claim_id} has no end"))??;
+            .with_context(|| format!("the stream of {claim_id} has no {until}"))??;
         ensure!(status == StatusCode::OK, "the stream of {claim_id} was answered {status}");
         let last = events.last().map(|(event, _)| event.as_str());
-        ensure!(last == Some("end"), "the stream of {claim_id} ended without an end: {events:?}");
+        ensure!(last == Some(until), "the stream of {claim_id} ended without {until}: {events:?}");
         Ok(events)
     }
 }
