@@ -84,6 +84,7 @@ async fn follow(
                 output.note(&format!("position: at most {ahead} ahead"));
             }
             "decided" | "persisted" => output.note(event),
+            "waiting" => output.note("granted; the code follows as soon as PostgreSQL holds it"),
             _ => {}
         }
         if event == "end" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
