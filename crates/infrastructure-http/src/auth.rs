@@ -10,7 +10,6 @@ mod mint;
 mod rights;
 mod section;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
@@ -79,7 +78,7 @@ pub struct UserVerifier(Verifier);
 #[derive(Clone)]
 pub struct AdminVerifier {
     verifier: Verifier,
-    section: AuthSection,
+    section: AdminAuthSection,
 }
 
 #[derive(Clone)]
@@ -96,7 +95,7 @@ enum Audiences {
     /// `aud`, which the library checks.
     Standard,
     /// Another claim, which has one of these values.
-    Claim(String, HashSet<String>),
+    Claim(String, Words),
 }
 
 /// What a user's token must have; nothing else of it is looked at.
@@ -137,7 +136,7 @@ impl AdminVerifier {
         let audience_claim = admin.audience_claim.as_deref().unwrap_or(&section.audience_claim);
         let keys = own.unwrap_or(users);
         let verifier = Verifier::new(section, keys, issuer, &admin.audience, audience_claim);
-        Self { verifier, section: section.clone() }
+        Self { verifier, section: admin.clone() }
     }
 
     /// The operator of a request's bearer token.
@@ -148,7 +147,7 @@ impl AdminVerifier {
         let (sub, claims) = self.verifier.verify_all(bearer(request)?).await?;
         let user_id = user_id(&sub)?;
         access::note_user(request, &user_id);
-        Ok(Operator { user_id, rights: Rights::of(&claims, &self.section.admin) })
+        Ok(Operator { user_id, rights: Rights::of(&claims, &self.section) })
     }
 }
 
@@ -181,7 +180,7 @@ impl Verifier {
         let audiences = if is_standard {
             Audiences::Standard
         } else {
-            Audiences::Claim(audience_claim.to_owned(), audience.iter().map(str::to_owned).collect())
+            Audiences::Claim(audience_claim.to_owned(), audience.clone())
         };
         Self { keys, validations: jwks::ACCEPTED.iter().map(validation_of).collect(), audiences }
     }

@@ -121,7 +121,7 @@ impl IssuerKeys {
                 keys.take(KeySet { keys: vec![PublicKey::of_secret(secret)], left_out: Vec::new() });
             }
             KeySource::File(file) => {
-                keys.take(jwks::read(file).map_err(|problem| format!("auth.jwks_file: {problem}"))?);
+                keys.take(jwks::read(file).map_err(|problem| format!("the keys of {issuer}: {problem}"))?);
             }
             KeySource::Url(_) | KeySource::Discovery(_) => {}
         }

@@ -12,15 +12,11 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::tests::{key_metrics, request};
+use super::tests::{ED25519, ES256, RS256, key_metrics, request};
 use super::*;
 
 /// Longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-const RS256: &[u8] = include_bytes!("test_keys/rs256_for_tests_only.pem");
-const ES256: &[u8] = include_bytes!("test_keys/es256_for_tests_only.pem");
-const ED25519: &[u8] = include_bytes!("test_keys/ed25519_for_tests_only.pem");
 
 /// What a server answers, by path: status, `Cache-Control`, body.
 type Pages = Arc<Mutex<HashMap<String, (u16, Option<String>, String)>>>;

@@ -130,11 +130,11 @@ fn either_a_secret_or_a_file_of_keys_and_in_prod_only_the_file() {
 }
 
 // Keys made for these tests with the openssl command line; they open nothing.
-const RS256: &[u8] = include_bytes!("test_keys/rs256_for_tests_only.pem");
+pub(super) const RS256: &[u8] = include_bytes!("test_keys/rs256_for_tests_only.pem");
 const RSA_1024: &[u8] = include_bytes!("test_keys/rsa1024_for_tests_only.pem");
-const ES256: &[u8] = include_bytes!("test_keys/es256_for_tests_only.pem");
+pub(super) const ES256: &[u8] = include_bytes!("test_keys/es256_for_tests_only.pem");
 const ES384: &[u8] = include_bytes!("test_keys/es384_for_tests_only.pem");
-const ED25519: &[u8] = include_bytes!("test_keys/ed25519_for_tests_only.pem");
+pub(super) const ED25519: &[u8] = include_bytes!("test_keys/ed25519_for_tests_only.pem");
 
 struct Signer {
     key: EncodingKey,
